@@ -1,0 +1,3 @@
+"""ChinaCache CDN statistics as a Prometheus text file."""
+
+__version__ = "1.0.0"
