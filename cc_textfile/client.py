@@ -1,0 +1,125 @@
+"""The portal as Python sees it: one method an endpoint, each for one channel and one window.
+
+The statistics methods and the REST method differ in the names of their parameters and in the form of
+their times, and in nothing else: each method here names its own, and `_ask` does the rest.
+"""
+
+import random
+from collections.abc import Callable
+from time import monotonic, sleep
+from typing import TypeVar
+from urllib.parse import quote
+
+from urllib3.exceptions import InvalidHeader
+from urllib3.util import Retry
+
+from cc_textfile import __version__, answers
+from cc_textfile.answers import Answer, Endpoint, HitRateAnswer, HttpCodeAnswer, IspAnswer, RegionAnswer
+from cc_textfile.errors import PortalError, Unreachable
+from cc_textfile.redaction import Redactor
+from cc_textfile.transport import Reply, Transport
+from cc_textfile.window import Window
+
+RETRIES = 2
+RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+BACKOFF = 0.1
+"""Seconds before the first retry, twice that before the second. As much again may come on top, by chance, so that
+requests that failed together don't come back together."""
+
+SHORTEST_TIMEOUT = 0.001
+"""Seconds; what begins at the deadline itself still needs a timeout that is one."""
+
+HEADERS = {"User-Agent": f"cc_textfile/{__version__}", "Accept": "application/json", "Accept-Encoding": "gzip"}
+
+A = TypeVar("A", bound=Answer)
+
+
+class PortalClient:
+    """Asks the portal in one account's name; safe to use from several threads.
+
+    `timeout` is for one try of one request, in seconds. Errors are `PortalError`s that carry channel and endpoint.
+    """
+
+    def __init__(
+        self, transport: Transport, url: str, user: str, password: str, *, timeout: float, redact: Redactor
+    ) -> None:
+        self._transport = transport
+        self._timeout = timeout
+        self._redact = redact
+        self._url = url
+        self._statistics_account = _query(userName=user, apiPasswd=password)
+        self._rest_account = _query(api_user=user, api_key=password)
+
+    def hit_rate(self, channel: str, window: Window, deadline: float) -> HitRateAnswer:
+        """Return the channel's hits and misses in the window; `deadline`, here and below, is on the monotonic clock."""
+        return self._ask(
+            Endpoint.HIT_RATE, channel, self._statistics("getHitRate", channel, window), answers.hit_rate, deadline
+        )
+
+    def isp(self, channel: str, window: Window, deadline: float) -> IspAnswer:
+        """Return the channel's traffic in the window, and each carrier's share of it."""
+        return self._ask(Endpoint.ISP, channel, self._statistics("getIsp", channel, window), answers.isp, deadline)
+
+    def region(self, channel: str, window: Window, deadline: float) -> RegionAnswer:
+        """Return the channel's traffic in the window, and each province's share of it."""
+        return self._ask(
+            Endpoint.REGION, channel, self._statistics("getRegion", channel, window), answers.region, deadline
+        )
+
+    def http_code(self, channel: str, window: Window, deadline: float) -> HttpCodeAnswer:
+        """Return the channel's requests by HTTP status, over the whole days on which the window starts and ends."""
+        start, end = window.days
+        place = f"{self._url}/rest-api/public/statistics/http_code?{self._rest_account}"
+        url = place + _query(start_time=start, end_time=end, channel_id=channel)
+        return self._ask(Endpoint.HTTP_CODE, channel, url, answers.http_code, deadline)
+
+    def _statistics(self, method: str, channel: str, window: Window) -> str:
+        start, end = window.minutes
+        place = f"{self._url}/api/public/statistics/{method}.do?{self._statistics_account}"
+        return place + _query(channelIds=channel, startTime=start, endTime=end)
+
+    def _ask(self, endpoint: Endpoint, channel: str, url: str, decode: Callable[[int, bytes], A], deadline: float) -> A:
+        try:
+            reply = self._fetch(url + "timeZone=GMT%2B8", deadline)
+            return decode(reply.status, reply.body)
+        except PortalError as error:
+            # The portal's own words may repeat the query.
+            error.args = (self._redact.quote(str(error)),)
+            error.channel, error.endpoint = channel, endpoint
+            raise
+
+    def _fetch(self, url: str, deadline: float) -> Reply:
+        """Return the answer to a GET, after as many tries as the retries and the deadline allow.
+
+        Not by `Retry` mounted on the session: it sleeps past any deadline, does not see a body that breaks off, and
+        logs the URL, which holds the password.
+        """
+        for attempt in range(RETRIES + 1):
+            timeout = max(min(self._timeout, deadline - monotonic()), SHORTEST_TIMEOUT)
+            outcome: Reply | Unreachable
+            try:
+                outcome = self._transport.exchange("GET", url, timeout=timeout, headers=HEADERS)
+                again, wait = outcome.status in RETRIED_STATUSES, _retry_after(outcome)
+            except Unreachable as error:
+                outcome, again, wait = error, error.transient, 0.0
+            wait = max(wait, BACKOFF * 2**attempt * (1 + random.random()))  # noqa: S311 # spreads load, hides nothing
+            if not again or attempt == RETRIES or monotonic() + wait >= deadline:
+                break
+            sleep(wait)
+        if isinstance(outcome, Unreachable):
+            raise outcome
+        return outcome
+
+
+def _query(**parameters: str) -> str:
+    """Return `name=value&` for each: percent-encoded, not plus-encoded, and ready for the next."""
+    return "".join(f"{name}={quote(value, safe='')}&" for name, value in parameters.items())
+
+
+def _retry_after(reply: Reply) -> float:
+    """Return the seconds that the portal asks to wait, 0 where it does not, or in no way that can be understood."""
+    said = reply.headers.get("Retry-After")
+    try:
+        return Retry().parse_retry_after(said) if said else 0.0
+    except (InvalidHeader, ValueError, OverflowError):
+        return 0.0

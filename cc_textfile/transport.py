@@ -1,0 +1,254 @@
+"""One HTTP exchange, bounded in time and in size, whose errors are words without the URL.
+
+`requests` bounds each wait for bytes, so a peer that drips one byte a second is never late for it. Here a
+socket's timeout is for all that happens until it is set again, which makes a request's timeout one in all.
+"""
+
+import logging
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from http.client import IncompleteRead, RemoteDisconnected
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import certifi
+import requests
+import urllib3.exceptions
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from cc_textfile.errors import Malformed, Overdue, PortalError, Unreachable
+
+MAX_BODY_BYTES = 256 * 1024
+"""The longest answer that is read, unpacked: some five times the portal's longest, a row for every country."""
+
+TIMEOUT_SLACK = 0.1
+"""Seconds that a socket's own timeout may lag behind: setting it is a system call, which quick answers do without."""
+
+# urllib3 puts whole URLs, and so passwords, into its debug lines and warnings.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
+
+
+class Reply(NamedTuple):
+    """A whole HTTP answer, its body unpacked."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport:
+    """Exchanges with one server, over connections that are kept open until `close`.
+
+    `base_url` is http or https; `ca_file` replaces the bundle that `requests` would use; at most `connections` are
+    open at once. Proxies and CA bundles of the environment count as they do for `requests`.
+    """
+
+    def __init__(self, base_url: str, *, connections: int = 1, ca_file: Path | None = None) -> None:
+        self._host = urlsplit(base_url).netloc.rpartition("@")[2]
+        self._session = requests.Session()
+        # Merged once for the one server: requests' own merging is a third of the cost of a small request.
+        environment = self._session.merge_environment_settings(base_url, {}, None, None, None)
+        self._proxies = environment["proxies"]
+        bundle = ca_file or environment["verify"]
+        self._adapter = _Adapter(connections, _tls_context(bundle) if base_url.startswith("https:") else None)
+        self._session.mount(base_url, self._adapter)
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Reply:
+        """Return the server's answer to one request, within so many seconds from connect to the last byte.
+
+        Raises `Unreachable`, `Overdue` or `Malformed`; redirects are answers like any other.
+        """
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = url
+        request.headers = CaseInsensitiveDict(headers or {})
+        request.body = body
+        request.hooks = {"response": []}
+        try:
+            with self._session.send(
+                request,
+                stream=True,
+                allow_redirects=False,
+                timeout=urllib3.Timeout(total=timeout),  # type: ignore[arg-type] # taken, and not in its annotation
+                proxies=self._proxies,
+            ) as response:
+                content = response.raw.read(MAX_BODY_BYTES + 1, decode_content=True)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
+            raise self._in_words(error, timeout) from None
+        if len(content) > MAX_BODY_BYTES:
+            message = f"the answer of {self._host} is longer than {MAX_BODY_BYTES // 1024} KiB"
+            raise Malformed(message)
+        return Reply(response.status_code, response.headers, content)
+
+    def close(self) -> None:
+        """Close the connections; the next exchange opens new ones."""
+        self._adapter.close()
+
+    def _in_words(self, error: Exception, timeout: float) -> PortalError:  # noqa: C901, PLR0911 # a table, in effect
+        causes = list(_causes(error))
+        for cause in causes:
+            match cause:
+                case TimeoutError() | urllib3.exceptions.TimeoutError():
+                    return Overdue(f"no whole answer from {self._host} within {timeout:.3g} s")
+                case ssl.SSLCertVerificationError():
+                    return Unreachable(
+                        f"the certificate of {self._host} is not to be trusted: {cause.verify_message.rstrip('.')}",
+                        transient=False,
+                    )
+                case ssl.SSLError():
+                    return Unreachable(f"TLS with {self._host} failed: {cause.reason or 'broken off'}")
+                case socket.gaierror():
+                    return Unreachable(f"the name in {self._host} cannot be resolved: {cause.strerror}")
+                case IncompleteRead() | RemoteDisconnected() | ConnectionResetError() | BrokenPipeError():
+                    return Unreachable(f"{self._host} broke the connection off")
+                case OSError() if cause.strerror:
+                    through = " through the proxy" if _any(causes, urllib3.exceptions.ProxyError) else ""
+                    return Unreachable(f"no connection to {self._host}{through}: {cause.strerror}")
+        if _any(causes, urllib3.exceptions.ProxyError):
+            return Unreachable(
+                f"the proxy gave no connection to {self._host}; see the variables https_proxy and no_proxy"
+            )
+        if _any(causes, urllib3.exceptions.DecodeError):
+            return Malformed(f"the answer of {self._host} cannot be unpacked")
+        if _any(causes, urllib3.exceptions.ProtocolError):
+            return Malformed(f"what {self._host} answers is not HTTP")
+        return Unreachable(f"no exchange with {self._host}: {type(error).__name__}", transient=False)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Return the error and all that it wraps, innermost first: `requests` wraps urllib3's, and that the system's."""
+    inner = (*error.args, error.__cause__, error.__context__, getattr(error, "reason", None))
+    for cause in inner:
+        if isinstance(cause, BaseException):
+            yield from _causes(cause)
+    yield error
+
+
+def _any(causes: list[BaseException], kind: type[BaseException]) -> bool:
+    return any(isinstance(cause, kind) for cause in causes)
+
+
+def _tls_context(named: object) -> ssl.SSLContext:
+    """Return a context that verifies: by the bundle (a file or a folder) that is named, or by the one of `requests`."""
+    bundle = Path(named) if isinstance(named, str | Path) else Path(certifi.where())
+    context = ssl.create_default_context(
+        cafile=str(bundle) if bundle.is_file() else None, capath=str(bundle) if bundle.is_dir() else None
+    )
+    context.sslsocket_class = _TlsSocket
+    return context
+
+
+class _TotalTimeout(socket.socket):
+    """A socket whose timeout is for all that it receives until `settimeout` is called again."""
+
+    _timeout: float | None = None
+    _ends = 0.0
+
+    def settimeout(self, value: float | None, /) -> None:
+        self._timeout = value
+        if value is not None:
+            self._ends = monotonic() + value
+        super().settimeout(value)
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self._hold_to_timeout()
+        return super().recv_into(*args, **kwargs)
+
+    def recv(self, *args: Any, **kwargs: Any) -> bytes:
+        self._hold_to_timeout()
+        return super().recv(*args, **kwargs)
+
+    def _hold_to_timeout(self) -> None:
+        if self._timeout is None:
+            return
+        left = self._ends - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if left < self._timeout - TIMEOUT_SLACK:
+            self._timeout = left
+            super().settimeout(left)
+
+
+class _TlsSocket(_TotalTimeout, ssl.SSLSocket):
+    """The same over TLS; a handshake has a timeout in all already."""
+
+
+class _TotalTimeoutConnection(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address that answers, within one timeout for all of them; urllib3 has one for each."""
+        ends = monotonic() + self.timeout  # type: ignore[operator] # `exchange` always gives one
+        failure: OSError | None = None
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            self._dns_host, self.port, type=socket.SOCK_STREAM
+        ):
+            sock = _TotalTimeout(family, kind, protocol)
+            try:
+                sock.settimeout(max(ends - monotonic(), 0.001))
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.connect(address)
+            except OSError as error:
+                failure = error
+                sock.close()
+            else:
+                return sock
+        raise failure or OSError("no address")
+
+
+class _TotalTimeoutHTTPSConnection(_TotalTimeoutConnection, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _TotalTimeoutConnection
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TotalTimeoutHTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter with the connections above, all in one pool, under one TLS context that is read once."""
+
+    def __init__(self, connections: int, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        self._pool: Any = None
+        super().__init__(pool_connections=1, pool_maxsize=connections)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._tls)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs, ssl_context=self._tls)
+        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        return manager
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        if self._pool is None:
+            self._pool = super().get_connection_with_tls_context(*args, **kwargs)
+        return self._pool
+
+    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(*args, **kwargs)
+        return host, {}
+
+    def cert_verify(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the context verifies, always; a bundle named here would be read anew for each connection."""
+
+    def close(self) -> None:
+        self._pool = None
+        super().close()
