@@ -1,0 +1,185 @@
+"""One poll: every endpoint of every channel, side by side, until all is in or the deadline has come."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import NamedTuple
+
+from cc_textfile.answers import Answer, Endpoint
+from cc_textfile.client import PortalClient
+from cc_textfile.errors import BadStatus, Overdue, PortalError, Refused
+from cc_textfile.window import Window
+
+REFUSALS_OF_AN_ACCOUNT = 8
+"""So many refusals, and no good answer, mean that the account is refused; asking on could lock it."""
+
+UNAUTHORISED = (401, 403)
+"""Statuses that say no as plainly as the portal's own words do."""
+
+Question = tuple[str, Endpoint]
+"""A channel, and what is asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A finished poll: each question has an answer or a failure, in the order of the channels."""
+
+    window: Window
+    channels: tuple[str, ...]
+    answers: Mapping[Question, Answer]
+    failures: Mapping[Question, PortalError]
+    ended: datetime
+    seconds: float
+    account_refused: bool
+
+    @property
+    def requests(self) -> int:
+        """How many questions the poll had."""
+        return len(self.answers) + len(self.failures)
+
+
+class Watch(NamedTuple):
+    """Somebody to be told every so many seconds, while a poll is under way, how many questions are done of how many."""
+
+    seconds: float
+    tick: Callable[[int, int], None]
+
+
+class Poller:
+    """Polls over and over with at most `concurrency` threads.
+
+    A thread that hangs where no timeout reaches (in a look-up of a name) is given up on, and its place stays taken
+    until it returns: so many threads and no more, however many polls hang. All are daemons, so that none holds up
+    the end of the process.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._threads: list[threading.Thread] = []
+
+    def poll(
+        self,
+        client: PortalClient,
+        channels: tuple[str, ...],
+        window: Window,
+        *,
+        now: datetime,
+        deadline: float,
+        watch: Watch | None = None,
+    ) -> Snapshot:
+        """Return what the portal says of the channels in the window, within `deadline` seconds of `now`."""
+        started = monotonic()
+        run = _Run(client, channels, window, started + deadline)
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        places = min(self._concurrency - len(self._threads), run.total)
+        threads = [threading.Thread(target=run.work, name=f"poll-{n}", daemon=True) for n in range(places)]
+        self._threads += threads
+        run.start(threads)
+        run.wait(watch)
+        seconds = monotonic() - started
+        answers, failures = run.outcomes()
+        return Snapshot(
+            window, channels, answers, failures, now + timedelta(seconds=seconds), seconds, run.account_refused
+        )
+
+
+class _Run:
+    """What the threads of one poll share.
+
+    Each question is taken by one thread, so each key is set once; the dictionaries and lists need no lock beside
+    their own.
+    """
+
+    def __init__(self, client: PortalClient, channels: tuple[str, ...], window: Window, deadline: float) -> None:
+        self._ask: dict[Endpoint, Callable[[str, Window, float], Answer]] = {
+            Endpoint.HIT_RATE: client.hit_rate,
+            Endpoint.ISP: client.isp,
+            Endpoint.REGION: client.region,
+            Endpoint.HTTP_CODE: client.http_code,
+        }
+        self._window = window
+        self._deadline = deadline
+        self._questions = [(channel, endpoint) for channel in channels for endpoint in Endpoint]
+        self._open = deque(self._questions)
+        self._answers: dict[Question, Answer] = {}
+        self._failures: dict[Question, PortalError] = {}
+        self._refusals: list[PortalError] = []
+        self._bugs: list[Exception] = []
+        self._threads = 0
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+
+    @property
+    def total(self) -> int:
+        return len(self._questions)
+
+    @property
+    def account_refused(self) -> bool:
+        """Whether it is the account that is refused, and not a channel."""
+        return len(self._refusals) >= REFUSALS_OF_AN_ACCOUNT and not self._answers
+
+    def start(self, threads: list[threading.Thread]) -> None:
+        self._threads = len(threads)
+        for thread in threads:
+            thread.start()
+        if not threads:
+            self._done.set()
+
+    def work(self) -> None:
+        """Ask one question after the other, until there is none left, no time, or no account to ask with."""
+        try:
+            while self._open and monotonic() < self._deadline and not self.account_refused:
+                try:
+                    question = self._open.popleft()
+                except IndexError:  # another thread took the last one
+                    break
+                self._put(question)
+        except Exception as bug:  # noqa: BLE001 # raised again by `wait`, where it can be seen
+            self._bugs.append(bug)
+        finally:
+            with self._lock:
+                self._threads -= 1
+                if not self._threads:
+                    self._done.set()
+
+    def _put(self, question: Question) -> None:
+        channel, endpoint = question
+        try:
+            self._answers[question] = self._ask[endpoint](channel, self._window, self._deadline)
+        except PortalError as failure:
+            if isinstance(failure, Refused) or (isinstance(failure, BadStatus) and failure.status in UNAUTHORISED):
+                self._refusals.append(failure)
+            self._failures[question] = failure
+
+    def wait(self, watch: Watch | None) -> None:
+        """Return when all threads are done, or at the deadline; the watch's last tick says that all is settled."""
+        try:
+            while (left := self._deadline - monotonic()) > 0:
+                if self._done.wait(min(left, watch.seconds) if watch else left):
+                    break
+                if watch:
+                    watch.tick(len(self._answers) + len(self._failures), self.total)
+        finally:
+            if watch:
+                watch.tick(self.total, self.total)
+        if self._bugs:
+            raise self._bugs[0]
+
+    def outcomes(self) -> tuple[dict[Question, Answer], dict[Question, PortalError]]:
+        """Return answers and failures, one of them for each question; late ones change neither any more."""
+        answers, failures = dict(self._answers), dict(self._failures)
+        late = {question for question in self._questions if question not in answers and question not in failures}
+        failures |= {question: self._unasked(*question) for question in late}
+        return (
+            {question: answers[question] for question in self._questions if question in answers},
+            {question: failures[question] for question in self._questions if question in failures},
+        )
+
+    def _unasked(self, channel: str, endpoint: Endpoint) -> PortalError:
+        if self.account_refused:
+            message = f"not asked: the portal refused {REFUSALS_OF_AN_ACCOUNT} requests and answered none"
+            return Refused(message, channel=channel, endpoint=endpoint, asked=False)
+        return Overdue("not answered by the deadline of the poll", channel=channel, endpoint=endpoint)
