@@ -1,0 +1,121 @@
+"""Runs: one poll from settings to output, or one after the other until a signal says stop."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+
+from cc_textfile import report
+from cc_textfile.client import PortalClient
+from cc_textfile.collector import SnapshotCollector, registry
+from cc_textfile.errors import CcTextfileError
+from cc_textfile.output import output_of
+from cc_textfile.poll import Poller, Watch
+from cc_textfile.redaction import Redactor
+from cc_textfile.settings import Settings
+from cc_textfile.signals import stoppable, woken_by_hangup
+from cc_textfile.transport import Transport
+from cc_textfile.window import Window
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Polls by the settings; `reload` reads them anew, and `watch` is told how a poll gets on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redact: Redactor,
+        *,
+        reload: Callable[[], Settings] | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self._settings = settings
+        self._redact = redact
+        self._reload = reload or (lambda: settings)
+        self._watch = watch
+        self._poller = Poller(settings.concurrency)
+        self._output = output_of(settings, redact)
+        self._transport = Transport(settings.portal_url, connections=settings.concurrency, ca_file=settings.ca_file)
+
+    def once(self) -> bool:
+        """Poll once and deliver; return whether at least one request was answered well.
+
+        Raises `OutputError` when nothing was delivered.
+        """
+        with stoppable(), self._output.held():
+            return self._poll()
+
+    def loop(self, interval: float) -> None:
+        """Poll at once, and then every `interval` seconds, until a signal says stop; SIGHUP reads the files again.
+
+        `schedule` reckons in local time and from the end of a run. Held to the monotonic clock here, it keeps its
+        rhythm when a run takes long, when the host's clock is set, and when its zone changes; a poll that was missed
+        is not made up for.
+        """
+        import schedule  # noqa: PLC0415 # a single poll does without it
+
+        scheduler = schedule.Scheduler()
+        job = scheduler.every(interval).seconds.do(self._poll_and_live_on)  # type: ignore[arg-type] # any number, says timedelta
+        with stoppable(), woken_by_hangup() as (sleep, hung_up), self._output.held():
+            due = monotonic()
+            scheduler.run_all()
+            while True:
+                due = max(due + interval, monotonic())
+                job.next_run = _local_time_in(due - monotonic())
+                while not job.should_run:
+                    sleep(scheduler.idle_seconds or 0)
+                    if hung_up():
+                        self._read_again()
+                    job.next_run = _local_time_in(due - monotonic())
+                scheduler.run_pending()
+
+    def _poll_and_live_on(self) -> None:
+        try:
+            self._poll()
+        except CcTextfileError as error:
+            log.error("%s", error)  # noqa: TRY400 # the message says it all; a traceback is for bugs
+
+    def _poll(self) -> bool:
+        settings = self._settings
+        now = datetime.now(UTC)
+        client = PortalClient(
+            self._transport,
+            settings.portal_url,
+            settings.user,
+            settings.password,
+            timeout=settings.timeout,
+            redact=self._redact,
+        )
+        try:
+            snapshot = self._poller.poll(
+                client,
+                settings.channels,
+                Window.ending(now, settings.querytime),
+                now=now,
+                deadline=settings.deadline,
+                watch=self._watch,
+            )
+        finally:
+            # Far firewalls forget idle connections, and a request on a forgotten one is lost: none is kept
+            # between polls.
+            self._transport.close()
+        report.failures(snapshot, settings.user)
+        collector = SnapshotCollector(snapshot)
+        where = self._output.deliver(registry(collector))
+        report.poll(snapshot, collector.series, where)
+        return bool(snapshot.answers)
+
+    def _read_again(self) -> None:
+        try:
+            self._settings = self._reload()
+        except CcTextfileError as error:
+            log.error("SIGHUP: the settings stay as they were: %s", error)  # noqa: TRY400
+            return
+        self._redact.add(self._settings.password)
+        log.info("SIGHUP: read the settings' files again: %d channels", len(self._settings.channels))
+
+
+def _local_time_in(seconds: float) -> datetime:
+    return datetime.now() + timedelta(seconds=seconds)  # noqa: DTZ005 # what `schedule` compares with
