@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -46,6 +47,12 @@ def needs_root() -> None:
     """Skip a test that mounts, or runs as another user."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
+"""Runs a command as root in name only: what belongs to others is closed to it, as it is to any user."""
+
+NOBODY = 65534
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -170,6 +177,15 @@ def prometheus(start: Callable[..., Program], tmp_path: Path) -> Callable[[Path]
     return run
 
 
+def eventually(look: Callable[[], Any]) -> Any:
+    """Look again and again, at what tells nobody when it changes, until there is something to see."""
+    deadline = time.monotonic() + PATIENCE
+    while not (seen := look()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+    return seen
+
+
 def get(url: str) -> str:
     """Return what an HTTP server says."""
     with urllib.request.urlopen(url, timeout=PATIENCE) as reply:
@@ -201,8 +217,16 @@ def command(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "cc_textfile", *arguments)
 
 
-def run(*arguments: str, env: Mapping[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end, as a user would."""
+def run(
+    *arguments: str, env: Mapping[str, str], before: tuple[str, ...] = (), **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end, as a user would, behind the words `before` it."""
     return subprocess.run(
-        command(*arguments), env=env, capture_output=True, text=True, check=False, timeout=PATIENCE, **options
+        [*before, *command(*arguments)],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        **options,
     )

@@ -1,0 +1,51 @@
+"""A process that does nothing but write a text file, for tests that kill it.
+
+`python -m tests.writer FILE` says that it is ready, waits for a line, writes one generation, and ends.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cc_textfile.output import Textfile
+
+SERIES = 300
+
+
+class Generation(Collector):
+    """So many series that all have the number of their generation, by which a mixture would show."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the series."""
+        family = GaugeMetricFamily("cc_textfile_generation", "Of one write.", labels=["n"])
+        for n in range(SERIES):
+            family.add_metric([str(n)], self._number)
+        yield family
+
+
+def write(textfile: Textfile, number: int) -> None:
+    """Write one generation."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Generation(number))
+    textfile.deliver(registry)
+
+
+def main() -> None:
+    """Write when told."""
+    textfile = Textfile(Path(sys.argv[1]))
+    with textfile.held():
+        sys.stderr.write("ready\n")
+        sys.stderr.flush()
+        sys.stdin.readline()
+        write(textfile, 2)
+
+
+if __name__ == "__main__":
+    main()
