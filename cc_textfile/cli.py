@@ -184,7 +184,6 @@ def demo(interval: str | None, folder: str, serve: str | None, faults: tuple[str
             )
             portal.stopping.wait()
         textfile = Path(folder, "cc_textfile.prom").absolute()
-        textfile.parent.mkdir(parents=True, exist_ok=True)
         flags = {
             "user": room.USER,
             "channels": ",".join(room.CHANNELS),
@@ -194,9 +193,18 @@ def demo(interval: str | None, folder: str, serve: str | None, faults: tuple[str
         }
         environ = {"CHINACACHE_PASS": room.PASSWORD}
         once, forever = Settings.load(flags, environ), Settings.load({**flags, "interval": interval}, environ)
+        _make(textfile.parent)
         status = _run(once, lambda: once)
         click.echo(f"\n{room.table(textfile)}\n\n{_look_further(textfile)}")
         sys.exit(_run(forever, lambda: forever) if interval else status)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the folder {folder} cannot be made: {error.strerror}; give another --folder"
+        raise CcTextfileError(message) from None
 
 
 @contextmanager

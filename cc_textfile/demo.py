@@ -127,6 +127,7 @@ def _time(text: str, form: str) -> datetime:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet
     server: "DemoPortal"
 
     def do_GET(self) -> None:
@@ -178,8 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(HANG_SECONDS))
         self.end_headers()
+        self.wfile.flush()
         while not self.server.stopping.wait(1):
             self.wfile.write(b" ")
+            self.wfile.flush()
 
     def break_off(self) -> None:
         self.close_connection = True

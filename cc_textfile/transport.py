@@ -250,5 +250,8 @@ class _Adapter(HTTPAdapter):
         """Do nothing: the context verifies, always; a bundle named here would be read anew for each connection."""
 
     def close(self) -> None:
-        self._pool = None
+        # urllib3 would leave its connections to the garbage collector.
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
         super().close()

@@ -1,0 +1,216 @@
+"""The demo runs the main job without an account, and its portal speaks the wire format of the real one."""
+
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cc_textfile import answers, demo
+from cc_textfile.answers import Answer, Endpoint
+from cc_textfile.demo import DemoPortal
+from cc_textfile.window import Window
+from tests.conftest import Program, command, environment, get, run
+
+NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
+DECODERS: dict[Endpoint, Callable[[int, bytes], Answer]] = {
+    Endpoint.HIT_RATE: answers.hit_rate,
+    Endpoint.ISP: answers.isp,
+    Endpoint.REGION: answers.region,
+    Endpoint.HTTP_CODE: answers.http_code,
+}
+
+
+def query_of(endpoint: Endpoint, channel: str, window: Window) -> dict[str, str]:
+    if endpoint is Endpoint.HTTP_CODE:
+        return {"channel_id": channel, "start_time": window.days[0], "end_time": window.days[1]}
+    return {"channelIds": channel, "startTime": window.minutes[0], "endTime": window.minutes[1]}
+
+
+@given(st.sampled_from(Endpoint), st.text(min_size=1), st.integers(1, 100_000), st.datetimes(datetime(2000, 1, 1)))  # noqa: DTZ001
+def test_its_answers_are_good_ones(endpoint: Endpoint, channel: str, minutes: int, moment: datetime) -> None:
+    """Whatever channel and window are asked for, the decoders of the program take the answer."""
+    now = moment.replace(tzinfo=UTC)
+    said = demo.answer(endpoint, query_of(endpoint, channel, Window.ending(now, minutes)), now)
+    answer = DECODERS[endpoint](200, json.dumps(said).encode())
+    assert answer.dropped_rows == 0
+
+
+def test_its_numbers_are_the_same_each_time() -> None:
+    """Two polls of one window agree."""
+    window = Window.ending(NOW, 1440)
+    for endpoint in Endpoint:
+        query = query_of(endpoint, "100201", window)
+        assert demo.answer(endpoint, query, NOW) == demo.answer(endpoint, query, NOW)
+    hits = demo.answer(Endpoint.HIT_RATE, query_of(Endpoint.HIT_RATE, "100201", window), NOW)
+    assert (hits["Hit"], hits["Miss"]) == HITS_OF_100201
+
+
+HITS_OF_100201 = (1165410, 97470)
+
+
+def test_rows_are_made_once_a_day() -> None:
+    """As at the real portal, a window within one day has no ISPs and no provinces."""
+    for minutes, rows in ((5, 0), (1440, len(demo.ISPS))):
+        said = demo.answer(Endpoint.ISP, query_of(Endpoint.ISP, "1", Window.ending(NOW, minutes)), NOW)
+        assert len(said["isps"]) == rows
+
+
+def test_its_shares_and_percentages_are_of_one_whole() -> None:
+    """What is a share of a whole adds up to it, and hits and misses to the requests."""
+    window = Window.ending(NOW, 1440)
+    isps = demo.answer(Endpoint.ISP, query_of(Endpoint.ISP, "1", window), NOW)["isps"]
+    codes = demo.answer(Endpoint.HTTP_CODE, query_of(Endpoint.HTTP_CODE, "1", window), NOW)["data"]
+    assert sum(row["fluxRatio"] for row in isps) == pytest.approx(1, abs=1e-4)
+    assert sum(float(row["request_percent"].rstrip("%")) for row in codes) == pytest.approx(100, abs=0.1)
+
+
+def test_it_refuses_like_the_real_one(portal: DemoPortal) -> None:
+    """A wrong password, a bad query and an unknown place are answered as the portal would."""
+    place = f"{portal.url}/api/public/statistics/getIsp.do?"
+    good = {"userName": demo.USER, "apiPasswd": demo.PASSWORD}
+    assert json.loads(get(place + urlencode({**good, "apiPasswd": "x"})))["code"] != 1
+    assert "bad query" in json.loads(get(place + urlencode(good)))["msg"]
+    assert "bad query" in json.loads(get(place + urlencode({**good, "channelIds": "1", "startTime": "x"})))["msg"]
+    with pytest.raises(HTTPError, match="404"):
+        get(f"{portal.url}/elsewhere")
+
+
+def test_the_demo_writes_shows_and_says_how_to_look_further(tmp_path: Path) -> None:
+    """One command, no account: a real file in a folder that is named, a table of it, and the next commands."""
+    done = run("demo", env=environment(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "demo-textfile" / "cc_textfile.prom"
+    assert "polled 3 channels" in done.stderr
+    for words in (
+        "channel 100201",
+        "traffic ",
+        "hit ratio",
+        "status codes   200 ",
+        "China Telecom",
+        "Guangdong Province",
+    ):
+        assert words in done.stdout
+    assert f"cat {file}\n" in done.stdout
+    assert f"--collector.textfile.directory={file.parent}" in done.stdout
+    assert (
+        'ChinaCache_metrics_region_specific_flux_ratio{channel="100201",name="Guangdong Province"' in file.read_text()
+    )
+
+
+def test_the_table_says_what_the_file_says(tmp_path: Path) -> None:
+    """The table is read from the file; what is not in it is a dash."""
+    file = tmp_path / "a.prom"
+    file.write_text(
+        'ChinaCache_metrics_isp_total_bytes{channel="7"} 2.5e+09\n'
+        'ChinaCache_metrics_hit_miss_total{channel="7",HitOrMiss="Hit"} 3\n'
+        'ChinaCache_metrics_hit_miss_total{channel="7",HitOrMiss="Miss"} 1\n'
+        'ChinaCache_metrics_region_total_bytes{channel="8"} 1\n'
+    )
+    assert demo.table(file) == (
+        "channel 7\n"
+        "  traffic        2.5 GB\n"
+        "  hit ratio      75.0%  (3 hits, 1 misses)\n"
+        "  status codes   -\n"
+        "  top ISPs       -\n"
+        "  top provinces  -\n"
+        "\n"
+        "channel 8\n"
+        "  traffic        -\n"
+        "  hit ratio      -\n"
+        "  status codes   -\n"
+        "  top ISPs       -\n"
+        "  top provinces  -"
+    )
+
+
+def test_on_an_interval_it_goes_on_until_interrupted(tmp_path: Path, start: Callable[..., Program]) -> None:
+    """With --interval the file is written again and again, for a node_exporter to be pointed at."""
+    program = start(*command("demo", "--interval", "200ms", "--folder", str(tmp_path / "f")), env=environment())
+    for _ in range(3):
+        program.line("polled 3 channels")
+    assert program.end(signal.SIGINT) == 0
+    assert "Traceback" not in program.said
+
+
+def test_it_can_serve_the_portal_alone(tmp_path: Path) -> None:
+    """`demo --serve` is a portal for `run` to poll, and can be asked to misbehave."""
+    with subprocess.Popen(
+        command("demo", "--serve", "127.0.0.1:0", "--fault", "isp=refused"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        assert serving.stdout
+        line = serving.stdout.readline()
+        match = re.fullmatch(
+            r"portal at (http://127.0.0.1:\d+), user (\S+), password (\S+), any channels; Ctrl-C ends it\n", line
+        )
+        assert match, line
+        url, user, password = match.groups()
+        env = environment(
+            CHINACACHE_URL=url, CHINACACHE_USER=user, CHINACACHE_PASS=password, CHINACACHE_CHANNEL_IDS="5"
+        )
+        done = run("run", "--textfile", str(tmp_path / "a.prom"), env=env)
+        assert "3 requests good, 1 failed" in done.stderr
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait() == 0
+
+
+def test_a_failing_demo_has_the_status_of_a_failing_run(tmp_path: Path) -> None:
+    """When nothing is answered, the demo says so in the file, the log and the exit status."""
+    done = run("demo", "--fault", "refused", env=environment(), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the portal refuses the account of user demo" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--serve", "http"), "--serve is 'http'; give [HOST:]PORT, with a port from 0 to 65535"),
+        (("--serve", "70000"), "from 0 to 65535"),
+        (
+            ("--fault", "sulk"),
+            "--fault is 'sulk'; give [ENDPOINT=]FAULT, of hit_rate, isp, region, http_code and refused,",
+        ),
+        (("--fault", "dns=hang"), "--fault is 'dns=hang'"),
+        (("--interval", "5"), "--interval (CHINACACHE_INTERVAL) is '5'; give a duration"),
+    ],
+)
+def test_bad_options_are_named(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    """Exit 2, what is wrong, and what would be right; nothing is written."""
+    done = run("demo", *options, env=environment(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_port_and_a_closed_folder_are_failures_in_words(tmp_path: Path, portal: DemoPortal) -> None:
+    """What the host does not give ends the demo with 1 and a sentence."""
+    taken = portal.url.rpartition(":")[2]
+    done = run("demo", "--serve", taken, env=environment())
+    assert done.returncode == 1
+    assert f"the demo portal cannot listen at 127.0.0.1:{taken}: Address already in use" in done.stderr
+    (tmp_path / "file").write_text("")
+    done = run("demo", "--folder", str(tmp_path / "file"), env=environment())
+    assert done.returncode == 1
+    assert "cannot be made: File exists" in done.stderr
+
+
+def test_today_is_counted_as_far_as_it_has_gone() -> None:
+    """The REST method knows whole days, and of today what has been: later in the day there are more requests."""
+    query = {"channel_id": "1", "start_time": "20240517", "end_time": "20240517"}
+    counts = [
+        sum(row["request_count"] for row in demo.answer(Endpoint.HTTP_CODE, query, NOW + timedelta(hours=h))["data"])
+        for h in (0, 6, 12, 24, 48)
+    ]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[2] < counts[3] == counts[4]
