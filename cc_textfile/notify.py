@@ -1,0 +1,41 @@
+"""Tells systemd how a service is doing: the datagrams of sd_notify(3).
+
+Outside of systemd, or of a unit with ``Type=notify``, nothing is sent. A datagram that can't be delivered is let go:
+a poll is worth more than the word about it, and systemd's own time limits notice the silence.
+"""
+
+import contextlib
+import os
+import socket
+from typing import Final
+
+READY: Final = "READY=1"
+RELOADING: Final = "RELOADING=1"
+STOPPING: Final = "STOPPING=1"
+WATCHDOG: Final = "WATCHDOG=1"
+
+
+def status(text: str) -> str:
+    """Return the field that `systemctl status` shows; its value ends at the first line break."""
+    return "STATUS=" + " ".join(text.split())
+
+
+def notify(*fields: str) -> None:
+    """Send the fields to systemd in one datagram, so that none is seen without the others."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract name: on the wire a NUL stands for the @
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect(address)
+        channel.sendall("\n".join(fields).encode())
+
+
+def watchdog_interval() -> float | None:
+    """Return how often to send WATCHDOG, in seconds: half of what systemd allows. None when it doesn't watch us."""
+    allowed = os.environ.get("WATCHDOG_USEC", "")
+    watched = os.environ.get("WATCHDOG_PID", "")
+    if not allowed.isdecimal() or int(allowed) == 0 or watched not in ("", str(os.getpid())):
+        return None
+    return int(allowed) / 2 / 1_000_000
