@@ -15,6 +15,7 @@ The rooms in reading order, which is the way of a datum, from settings to output
     report          what a poll tells the operator
     runner          one poll, or the loop
     signals         what SIGTERM, SIGINT and SIGHUP do
+    notify          what systemd is told of a daemon
     cli             commands, wiring, exit status
     logs            one line an event, as text or JSON
     redaction       keeps secrets out of what people read

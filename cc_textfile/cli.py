@@ -14,6 +14,7 @@ from cc_textfile import __version__
 from cc_textfile.answers import Endpoint
 from cc_textfile.errors import CcTextfileError, SettingsError
 from cc_textfile.logs import configure
+from cc_textfile.notify import STOPPING, notify
 from cc_textfile.redaction import Redactor
 from cc_textfile.settings import SETTINGS, Settings
 
@@ -116,6 +117,7 @@ def _run(settings: Settings, reload: Callable[[], Settings]) -> int:
         if settings.interval is None:
             log.error("%s before the poll was over: nothing was delivered", name)  # noqa: TRY400
             return FAILED
+        notify(STOPPING)
         log.info("%s: stopped", name)
     return 0
 

@@ -14,18 +14,17 @@ MOST_CHANNELS_NAMED = 3
 log = logging.getLogger(__name__)
 
 
-def poll(snapshot: Snapshot, series: int, where: str) -> None:
-    """Log the one line of a poll: how many channels, requests and series, how long it took, and where it went."""
+def poll(snapshot: Snapshot, series: int, where: str) -> str:
+    """Log, and return, the one line of a poll: how many channels, requests and series, how long, and where it went."""
     failed = len(snapshot.failures)
+    line = (
+        f"polled {len(snapshot.channels)} channels in {snapshot.seconds:.2f} s: "
+        f"{len(snapshot.answers)} requests good, {failed} failed; {series} series; {where}"
+    )
     log.log(
         logging.INFO if not failed else logging.WARNING if snapshot.answers else logging.ERROR,
-        "polled %d channels in %.2f s: %d requests good, %d failed; %d series; %s",
-        len(snapshot.channels),
-        snapshot.seconds,
-        len(snapshot.answers),
-        failed,
-        series,
-        where,
+        "%s",
+        line,
         extra={
             "channels": len(snapshot.channels),
             "requests": snapshot.requests,
@@ -34,6 +33,7 @@ def poll(snapshot: Snapshot, series: int, where: str) -> None:
             "seconds": round(snapshot.seconds, 3),
         },
     )
+    return line
 
 
 def failures(snapshot: Snapshot, user: str) -> None:

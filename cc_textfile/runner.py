@@ -9,12 +9,14 @@ from cc_textfile import report
 from cc_textfile.client import PortalClient
 from cc_textfile.collector import SnapshotCollector, registry
 from cc_textfile.errors import CcTextfileError
+from cc_textfile.notify import READY, RELOADING, WATCHDOG, notify, status, watchdog_interval
 from cc_textfile.output import output_of
 from cc_textfile.poll import Poller, Watch
 from cc_textfile.redaction import Redactor
 from cc_textfile.settings import Settings
 from cc_textfile.signals import stoppable, woken_by_hangup
 from cc_textfile.transport import Transport
+from cc_textfile.values import MOST_SECONDS
 from cc_textfile.window import Window
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Runner:
         self._redact = redact
         self._reload = reload or (lambda: settings)
         self._watch = watch
+        self._watchdog = watchdog_interval()
         self._poller = Poller(settings.concurrency)
         self._output = output_of(settings, redact)
         self._transport = Transport(settings.portal_url, connections=settings.concurrency, ca_file=settings.ca_file)
@@ -45,7 +48,7 @@ class Runner:
         Raises `OutputError` when nothing was delivered.
         """
         with stoppable(), self._output.held():
-            return self._poll()
+            return self._poll(self._watch)
 
     def loop(self, interval: float) -> None:
         """Poll at once, and then every `interval` seconds, until a signal says stop; SIGHUP reads the files again.
@@ -61,11 +64,13 @@ class Runner:
         with stoppable(), woken_by_hangup() as (sleep, hung_up), self._output.held():
             due = monotonic()
             scheduler.run_all()
+            notify(READY)
             while True:
                 due = max(due + interval, monotonic())
                 job.next_run = _local_time_in(due - monotonic())
                 while not job.should_run:
-                    sleep(scheduler.idle_seconds or 0)
+                    sleep(min(scheduler.idle_seconds or 0, self._watchdog or MOST_SECONDS))
+                    notify(WATCHDOG)
                     if hung_up():
                         self._read_again()
                     job.next_run = _local_time_in(due - monotonic())
@@ -73,11 +78,12 @@ class Runner:
 
     def _poll_and_live_on(self) -> None:
         try:
-            self._poll()
+            self._poll(_fed(self._watch, self._watchdog))
         except CcTextfileError as error:
             log.error("%s", error)  # noqa: TRY400 # the message says it all; a traceback is for bugs
+            notify(status(str(error)))
 
-    def _poll(self) -> bool:
+    def _poll(self, watch: Watch | None) -> bool:
         settings = self._settings
         now = datetime.now(UTC)
         client = PortalClient(
@@ -95,7 +101,7 @@ class Runner:
                 Window.ending(now, settings.querytime),
                 now=now,
                 deadline=settings.deadline,
-                watch=self._watch,
+                watch=watch,
             )
         finally:
             # Far firewalls forget idle connections, and a request on a forgotten one is lost: none is kept
@@ -104,17 +110,32 @@ class Runner:
         report.failures(snapshot, settings.user)
         collector = SnapshotCollector(snapshot)
         where = self._output.deliver(registry(collector))
-        report.poll(snapshot, collector.series, where)
+        notify(status(report.poll(snapshot, collector.series, where)))
         return bool(snapshot.answers)
 
     def _read_again(self) -> None:
+        notify(RELOADING)
         try:
             self._settings = self._reload()
         except CcTextfileError as error:
             log.error("SIGHUP: the settings stay as they were: %s", error)  # noqa: TRY400
-            return
-        self._redact.add(self._settings.password)
-        log.info("SIGHUP: read the settings' files again: %d channels", len(self._settings.channels))
+        else:
+            self._redact.add(self._settings.password)
+            log.info("SIGHUP: read the settings' files again: %d channels", len(self._settings.channels))
+        notify(READY)
+
+
+def _fed(watch: Watch | None, watchdog: float | None) -> Watch | None:
+    """Return a watch that feeds systemd's watchdog, every so many seconds, beside what the given one does."""
+    if watchdog is None:
+        return watch
+
+    def tick(done: int, total: int) -> None:
+        notify(WATCHDOG)
+        if watch:
+            watch.tick(done, total)
+
+    return Watch(min(watchdog, watch.seconds) if watch else watchdog, tick)
 
 
 def _local_time_in(seconds: float) -> datetime:

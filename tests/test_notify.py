@@ -1,18 +1,22 @@
 """What systemd hears of the program, on real datagram sockets."""
 
 import os
+import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cc_textfile import notify
+from cc_textfile.demo import DemoPortal
+from tests.conftest import PATIENCE, Program, account, command
 
 
 @pytest.fixture
 def systemd() -> Iterator[socket.socket]:
-    """A datagram socket, as systemd opens one for its services; not bound yet."""
+    """Open a datagram socket, as systemd does for its services; not bound yet."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.settimeout(10)
         yield receiver
@@ -72,3 +76,52 @@ def test_the_watchdog_is_fed_at_half_its_time(
         if value is not None:
             monkeypatch.setenv(name, value)
     assert notify.watchdog_interval() == seconds
+
+
+def test_a_daemon_says_how_it_is(
+    systemd: socket.socket, tmp_path: Path, portal: DemoPortal, start: Callable[..., Program]
+) -> None:
+    """Ready after the first poll, a status for each, the watchdog fed at all times, reloading, stopping."""
+    systemd.settimeout(PATIENCE)
+    systemd.bind(str(tmp_path / "notify"))
+    env = account(
+        portal,
+        CC_TEXTFILE_PATH=str(tmp_path / "a.prom"),
+        CHINACACHE_INTERVAL="1h",
+        NOTIFY_SOCKET=str(tmp_path / "notify"),
+        WATCHDOG_USEC="200000",
+    )
+    go_on = threading.Event()
+    portal.fault = lambda *_: "broken" if go_on.wait(PATIENCE) else None
+    program = start(*command("run"), env=env)
+    assert systemd.recv(4096) == b"WATCHDOG=1", "a poll that takes its time is alive"
+    go_on.set()
+    portal.fault = lambda *_: None
+    heard = [systemd.recv(4096).decode()]
+    while heard[-1] != "READY=1":
+        heard.append(systemd.recv(4096).decode())
+    assert heard[-2].startswith("STATUS=polled 3 channels in "), "ready is who has polled"
+    assert systemd.recv(4096) == b"WATCHDOG=1"
+    program.process.send_signal(signal.SIGHUP)
+    while (word := systemd.recv(4096)) == b"WATCHDOG=1":
+        pass
+    assert (word, systemd.recv(4096)) == (b"RELOADING=1", b"READY=1")
+    program.process.send_signal(signal.SIGTERM)
+    while (word := systemd.recv(4096)) == b"WATCHDOG=1":
+        pass
+    assert word == b"STOPPING=1"
+    assert program.end(None) == 0
+
+
+def test_a_daemon_says_what_is_wrong(
+    systemd: socket.socket, tmp_path: Path, portal: DemoPortal, start: Callable[..., Program]
+) -> None:
+    """A poll that could not be delivered is in the status, and the daemon is ready all the same: it will try again."""
+    systemd.settimeout(PATIENCE)
+    systemd.bind(str(tmp_path / "notify"))
+    textfile = tmp_path / "gone" / "a.prom"
+    env = account(portal, CC_TEXTFILE_PATH=str(textfile), NOTIFY_SOCKET=str(tmp_path / "notify"))
+    program = start(*command("run", "--interval", "1h"), env=env)
+    assert systemd.recv(4096).decode().startswith(f"STATUS={textfile} cannot be written: No such file")
+    assert systemd.recv(4096) == b"READY=1"
+    assert program.end() == 0

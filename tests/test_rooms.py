@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "cc_textfile"
 ORDER = (
     ("errors", "window", "translations", "redaction"),
-    ("values", "answers", "logs", "signals"),
+    ("values", "answers", "logs", "signals", "notify"),
     ("settings", "transport"),
     ("client",),
     ("poll",),
