@@ -60,7 +60,7 @@ ERROR_RATIO = f"channel:ChinaCache_metrics_statuscodes_request_count:ratio_5xx_1
 ISPS = f"last_over_time(channel_isp:ChinaCache_metrics_isp_specific_flux_ratio:bytes{SELECTED}{LAST_DAY})"
 PROVINCES = f"last_over_time(channel_name:ChinaCache_metrics_region_specific_flux_ratio:bytes{SELECTED}{LAST_DAY})"
 ANSWERED = f"channel_endpoint:cc_textfile_endpoint_up:max{SELECTED}"
-FRESHEST = f"channel_job_instance:cc_textfile_poll_timestamp_seconds:freshest{SELECTED}"
+POLLED = f"channel_job_instance:cc_textfile_poll_timestamp_seconds:max{SELECTED}"
 
 # A poller that pushes has a job and no instance.
 POLLER = "{{instance}} {{job}}"
@@ -152,9 +152,9 @@ def overview(dashboard: Dashboard) -> None:
         .with_target(query(f"sum({ERRORS}) / (sum({LAST_HOUR}) > 0)"))
     )
     dashboard.with_panel(
-        stat("Oldest number", "How long ago the channel that was polled longest ago was polled.", "s")
+        stat("Oldest number", "Of all channels that are still served, how long ago the last poll was.", "s")
         .thresholds(red_from(15 * 60))
-        .with_target(query(f"max(time() - max by (channel) ({FRESHEST}))"))
+        .with_target(query(f"time() - min(max by (channel) ({POLLED}))"))
     )
     dashboard.with_panel(
         stat("Alerts", "Alerts of alerts.yml that fire now.", "none")
