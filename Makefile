@@ -31,6 +31,10 @@ test: .venv/development .tools/fetched ## lint, types, all tests, and the covera
 golden: .venv/development ## write the golden files anew
 	GOLDEN=write $(BIN)/pytest -q tests/test_golden.py
 
+.PHONY: dashboard
+dashboard: .venv/development ## write monitoring/dashboard.json anew from its script
+	$(BIN)/python monitoring/dashboard.py
+
 .PHONY: clean
 clean: ## remove all that was made
 	rm -rf .venv .tools .cache build dist demo-textfile .coverage*

@@ -1,7 +1,6 @@
 """The operator's kit in `monitoring/`, checked by the programs that will read it."""
 
 import json
-import os
 import re
 import runpy
 import shutil
@@ -17,30 +16,15 @@ import pytest
 import requests
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from cc_textfile.collector import METRICS
+from tests.conftest import ROOT, tool
+
 MONITORING = ROOT / "monitoring"
 RULE_FILES = [MONITORING / "recording.yml", MONITORING / "alerts.yml"]
 RULE_TESTS = sorted((MONITORING / "tests").glob("*.yml"))
-RUNBOOK = MONITORING / "RUNBOOK-fragment.md"
+RUNBOOK = ROOT / "README.md"
 
-EXPORTED = {
-    "ChinaCache_metrics_isp_total_bytes",
-    "ChinaCache_metrics_isp_specific_flux_ratio",
-    "ChinaCache_metrics_hit_miss_total",
-    "ChinaCache_metrics_region_total_bytes",
-    "ChinaCache_metrics_region_specific_flux_ratio",
-    "ChinaCache_metrics_statuscodes_request_percent",
-    "ChinaCache_metrics_statuscodes_request_count",
-    "cc_textfile_build_info",
-    "cc_textfile_poll_timestamp_seconds",
-    "cc_textfile_poll_duration_seconds",
-    "cc_textfile_poll_success",
-    "cc_textfile_window_start_timestamp_seconds",
-    "cc_textfile_window_end_timestamp_seconds",
-    "cc_textfile_endpoint_up",
-    "cc_textfile_failures",
-    "cc_textfile_dropped_rows",
-}
+EXPORTED = {metric.name for metric in METRICS}
 # Of node_exporter, of the Pushgateway and of Prometheus itself.
 FOREIGN = {"node_textfile_mtime_seconds", "node_textfile_scrape_error", "push_time_seconds", "ALERTS"}
 
@@ -49,17 +33,6 @@ Found = TypeVar("Found")
 CHANNELS = ("101", "102", "103")
 # Bytes of a window of 300 s: what all channels come to, each counted once.
 BYTES_PER_SECOND = 1000.0 + 2000.0 + 3000.0
-
-
-def tool(name: str) -> str:
-    """Return the path of a real program, or skip, or fail where skipping is not allowed."""
-    found = shutil.which(name) or shutil.which(name, path=ROOT / ".tools" / "usr" / "bin")
-    if found is None:
-        reason = f"{name} is not here: run tests/fetch-tools"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:
@@ -157,7 +130,7 @@ def until(ask: Callable[[], Found | None], seconds: float = 60) -> Found:
     return found
 
 
-def ask(prometheus: str, path: str, **parameters: str) -> Any:  # noqa: ANN401 (JSON)
+def ask(prometheus: str, path: str, **parameters: str) -> Any:
     """Return the data of an answer of Prometheus's API."""
     answer = requests.get(f"http://{prometheus}/api/v1/{path}", params=parameters, timeout=10)
     answer.raise_for_status()
