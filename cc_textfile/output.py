@@ -20,6 +20,7 @@ from cc_textfile.errors import OutputError, PortalError
 from cc_textfile.redaction import Redactor
 from cc_textfile.settings import Settings
 from cc_textfile.transport import Transport
+from cc_textfile.values import Shard
 
 JOB = "ChinaCachePush"
 """The job under which the older exporter pushed; dashboards ask for it."""
@@ -123,15 +124,19 @@ def _advice(error: OSError, folder: Path) -> str:
 
 
 class Pushgateway:
-    """A Pushgateway's group for the job; each push replaces it whole (PUT), so that a series that is gone goes."""
+    """A Pushgateway's group for the job; each push replaces it whole (PUT), so that a series that is gone goes.
 
-    def __init__(self, url: str, *, timeout: float, redact: Redactor) -> None:
+    Shards have a group each, told apart by `instance`: in one group the last of them would replace the others.
+    """
+
+    def __init__(self, url: str, *, shard: Shard | None, timeout: float, redact: Redactor) -> None:
         user, password = get_auth_from_url(url)
         place = urlsplit(url)
         self._host = place.netloc.rpartition("@")[2]
         self._url = place._replace(netloc=self._host).geturl()
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._authorization = {"Authorization": f"Basic {token}"} if user or password else {}
+        self._grouping_key = {"instance": f"shard-{shard.number}-of-{shard.total}"} if shard else {}
         self._timeout = timeout
         self._redact = redact
         if password:
@@ -144,7 +149,7 @@ class Pushgateway:
 
     def deliver(self, registry: CollectorRegistry) -> str:
         """Push, within the timeout."""
-        push_to_gateway(self._url, JOB, registry, timeout=self._timeout, handler=self._handler)
+        push_to_gateway(self._url, JOB, registry, self._grouping_key, timeout=self._timeout, handler=self._handler)
         return f"pushed to {self._host}"
 
     def _handler(
@@ -221,7 +226,9 @@ def output_of(settings: Settings, redact: Redactor) -> Output:
     """Return the output that the settings ask for."""
     textfile = Textfile(settings.textfile) if settings.textfile else None
     gateway = (
-        Pushgateway(settings.pushgateway, timeout=settings.timeout, redact=redact) if settings.pushgateway else None
+        Pushgateway(settings.pushgateway, shard=settings.shard, timeout=settings.timeout, redact=redact)
+        if settings.pushgateway
+        else None
     )
     if textfile and gateway:
         return (Both if settings.pushgateway_mode == "always" else Fallback)(textfile, gateway)

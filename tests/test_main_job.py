@@ -134,6 +134,20 @@ def test_a_channel_that_is_gone_is_gone_from_the_pushgateway(
     assert {dict(labels).get("channel") for _, labels in pushed(url)} == {"2", None}
 
 
+def test_shards_do_not_push_each_other_away(portal: DemoPortal, pushgateway: Callable[..., str]) -> None:
+    """Each shard has a group of its own, told apart by its instance; in one group the last push would be all."""
+    url = pushgateway()
+    channels = ",".join(str(n) for n in range(20))
+    for shard in ("1/2", "2/2"):
+        done = run("run", "--channels", channels, "--shard", shard, env=account(portal, PUSHGATEWAY=url))
+        assert done.returncode == 0
+    found = {
+        dict(labels).get("channel") for name, labels in pushed(url) if name == "ChinaCache_metrics_isp_total_bytes"
+    }
+    assert found == set(channels.split(","))
+    assert 'instance="shard-1-of-2",job="ChinaCachePush"' in get(f"{url}/metrics")
+
+
 def test_with_both_outputs_the_push_is_a_fallback(
     tmp_path: Path, portal: DemoPortal, pushgateway: Callable[..., str]
 ) -> None:
