@@ -93,14 +93,19 @@ def _http_code(channel: str, first: datetime, last: datetime, now: datetime) -> 
 
 
 def _requests(channel: str, start: datetime, end: datetime) -> int:
-    """Return the channel's requests between two times: a daily curve, lowest before dawn, highest in the evening."""
-    a_minute = _random(channel, "volume").randint(300, 3000)
+    """Return the channel's requests between two times: a daily curve, high in the evening, with short waves on it."""
+    own = _random(channel, "volume")
+    a_minute = own.randint(300, 3000)
+    waves = [(1 / 1440, 0.7, 0.125), *((1 / minutes, 0.25, own.random()) for minutes in (11, 17))]
 
     def until(time: datetime) -> float:
-        days = time.timestamp() / 86400 + 8 / 24
-        return 1440 * (days - 0.7 * math.cos(2 * math.pi * (days - 0.62)) / (2 * math.pi))
+        minutes = time.timestamp() / 60 + 8 * 60
+        return minutes + sum(
+            height * math.sin(2 * math.pi * (minutes * often + shift)) / (2 * math.pi * often)
+            for often, height, shift in waves
+        )
 
-    return round(a_minute * (until(end) - until(start)))
+    return max(0, round(a_minute * (until(end) - until(start))))
 
 
 def _rows(channel: str, key: str, weights: Mapping[str, int], requests: int) -> list[dict[str, Any]]:

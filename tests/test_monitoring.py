@@ -3,24 +3,22 @@
 import json
 import re
 import runpy
-import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 import yaml
 
 from cc_textfile.collector import METRICS
-from tests.conftest import ROOT, tool
+from tests.conftest import ROOT, eventually, tool
+from tests.prometheus import MONITORING, ask, configure, dashboard_queries, loaded_rules, rules, value
 
-MONITORING = ROOT / "monitoring"
-RULE_FILES = [MONITORING / "recording.yml", MONITORING / "alerts.yml"]
 RULE_TESTS = sorted((MONITORING / "tests").glob("*.yml"))
 RUNBOOK = ROOT / "README.md"
 
@@ -28,30 +26,9 @@ EXPORTED = {metric.name for metric in METRICS}
 # Of node_exporter, of the Pushgateway and of Prometheus itself.
 FOREIGN = {"node_textfile_mtime_seconds", "node_textfile_scrape_error", "push_time_seconds", "ALERTS"}
 
-Found = TypeVar("Found")
-
 CHANNELS = ("101", "102", "103")
 # Bytes of a window of 300 s: what all channels come to, each counted once.
 BYTES_PER_SECOND = 1000.0 + 2000.0 + 3000.0
-
-
-def rules(kind: str) -> dict[str, dict[str, Any]]:
-    """Return the shipped rules of a kind, `record` or `alert`, by name."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in RULE_FILES:
-        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
-            for rule in group["rules"]:
-                if kind in rule:
-                    assert rule[kind] not in found, f"{rule[kind]} is there twice"
-                    found[rule[kind]] = rule
-    return found
-
-
-def dashboard_queries() -> list[str]:
-    """Return the queries of the dashboard as Grafana sends them with all channels selected."""
-    dashboard = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
-    found = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
-    return [query.replace("$channel", ".+").replace("$__range", "1h") for query in found]
 
 
 def metrics_of(query: str) -> set[str]:
@@ -98,64 +75,6 @@ def sample(now: float) -> str:
         families.setdefault(re.split(r"[{ ]", line)[0], []).append(line)
     text = (f"# TYPE {name} gauge\n" + "".join(f"{line}\n" for line in some) for name, some in families.items())
     return "".join(text)
-
-
-@contextmanager
-def serving(name: str, *arguments: str, log: Path) -> Iterator[str]:
-    """Run a real server on a free loopback port, from the moment it listens, and give its host:port."""
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [tool(name), "--web.listen-address=127.0.0.1:0", *arguments], stdout=stderr, stderr=stderr
-        )
-    try:
-        listening = r'msg="Listening on" address=(127\.0\.0\.1:\d+)'
-
-        def address() -> str | None:
-            assert process.poll() is None, log.read_text(encoding="utf-8")
-            found = re.search(listening, log.read_text(encoding="utf-8"))
-            return found.group(1) if found else None
-
-        yield until(address)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def until(ask: Callable[[], Found | None], seconds: float = 60) -> Found:
-    """Ask again and again until there is an answer, and fail where none comes for a minute."""
-    deadline = time.monotonic() + seconds
-    while (found := ask()) is None:
-        assert time.monotonic() < deadline, f"nothing after {seconds} s"
-        time.sleep(0.05)
-    return found
-
-
-def ask(prometheus: str, path: str, **parameters: str) -> Any:
-    """Return the data of an answer of Prometheus's API."""
-    answer = requests.get(f"http://{prometheus}/api/v1/{path}", params=parameters, timeout=10)
-    answer.raise_for_status()
-    return answer.json()["data"]
-
-
-def value(prometheus: str, query: str) -> float | None:
-    """Return the value of a query for one series, None where there is no series."""
-    result = ask(prometheus, "query", query=query)["result"]
-    return float(result[0]["value"][1]) if result else None
-
-
-def configure(folder: Path, node_exporter: str, pushgateway: str) -> Path:
-    """Lay the shipped configuration and rules into a folder, for these addresses and in haste."""
-    for path in RULE_FILES:
-        shutil.copy(path, folder)
-    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
-    config["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
-    addresses = {"localhost:9100": node_exporter, "localhost:9091": pushgateway}
-    for scrape in config["scrape_configs"]:
-        for static in scrape["static_configs"]:
-            static["targets"] = [addresses[target] for target in static["targets"]]
-    made = folder / "prometheus.yml"
-    made.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return made
 
 
 def test_promtool_accepts_the_configuration_and_the_rules() -> None:
@@ -287,62 +206,43 @@ def test_dashboard_is_one_that_grafana_can_load() -> None:
             assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ways", [("textfile",), ("pushgateway",), ("textfile", "pushgateway")], ids="+".join)
-def test_rules_and_dashboard_answer_whichever_way_the_numbers_come(ways: tuple[str, ...], tmp_path: Path) -> None:
+def test_rules_and_dashboard_answer_whichever_way_the_numbers_come(
+    ways: tuple[str, ...],
+    tmp_path: Path,
+    node_exporter: Callable[[Path], str],
+    pushgateway: Callable[..., str],
+    prometheus: Callable[[Path], str],
+) -> None:
     """By node_exporter, by a Pushgateway or by both: no rule fails, no query is empty, no byte is counted twice."""
     textfiles, config = tmp_path / "textfiles", tmp_path / "config"
     textfiles.mkdir()
     config.mkdir()
     text = sample(time.time())
-    nobody = "127.0.0.1:1"
-    with ExitStack() as stack:
-        node_exporter = pushgateway = nobody
-        if "textfile" in ways:
-            (textfiles / "cc-textfile.prom").write_text(text, encoding="utf-8")
-            node_exporter = stack.enter_context(
-                serving(
-                    "prometheus-node-exporter",
-                    "--collector.disable-defaults",
-                    "--collector.textfile",
-                    f"--collector.textfile.directory={textfiles}",
-                    log=tmp_path / "node_exporter.log",
-                )
-            )
-        if "pushgateway" in ways:
-            pushgateway = stack.enter_context(
-                # Debian's keeps what was pushed in a file under /var unless it is told not to.
-                serving("prometheus-pushgateway", "--persistence.file=", log=tmp_path / "pushgateway.log")
-            )
-            push = requests.put(f"http://{pushgateway}/metrics/job/ChinaCachePush", data=text.encode(), timeout=10)
-            push.raise_for_status()
-        prometheus = stack.enter_context(
-            serving(
-                "prometheus",
-                f"--config.file={configure(config, node_exporter, pushgateway)}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                log=tmp_path / "prometheus.log",
-            )
-        )
+    exporter = gateway = "127.0.0.1:1"
+    if "textfile" in ways:
+        (textfiles / "cc-textfile.prom").write_text(text, encoding="utf-8")
+        exporter = urlsplit(node_exporter(textfiles)).netloc
+    if "pushgateway" in ways:
+        gateway = urlsplit(pushgateway()).netloc
+        push = requests.put(f"http://{gateway}/metrics/job/ChinaCachePush", data=text.encode(), timeout=10)
+        push.raise_for_status()
+    url = prometheus(configure(config, exporter, gateway))
 
-        until(lambda: requests.get(f"http://{prometheus}/-/ready", timeout=10).ok or None)
-        # Both ways must have come in before it says anything that nothing is counted twice.
-        until(lambda: value(prometheus, "count(cc_textfile_poll_timestamp_seconds)") == len(ways) or None)
-        until(lambda: value(prometheus, "cdn:ChinaCache_metrics_statuscodes_request_count:ratio_5xx_1h"))
-        sources = ask(prometheus, "series", **{"match[]": "cc_textfile_poll_timestamp_seconds"})
-        labels = {"textfile": {"job": "node", "instance": node_exporter}, "pushgateway": {"job": "ChinaCachePush"}}
-        expected = [{"__name__": "cc_textfile_poll_timestamp_seconds"} | labels[way] for way in ways]
-        assert sorted(sources, key=itemgetter("job")) == sorted(expected, key=itemgetter("job"))
+    # Both ways must have come in before it says anything that nothing is counted twice.
+    eventually(lambda: value(url, "count(cc_textfile_poll_timestamp_seconds)") == len(ways))
+    eventually(lambda: value(url, "cdn:ChinaCache_metrics_statuscodes_request_count:ratio_5xx_1h") is not None)
+    sources = ask(url, "series", **{"match[]": "cc_textfile_poll_timestamp_seconds"})
+    labels = {"textfile": {"job": "node", "instance": exporter}, "pushgateway": {"job": "ChinaCachePush"}}
+    expected = [{"__name__": "cc_textfile_poll_timestamp_seconds"} | labels[way] for way in ways]
+    assert sorted(sources, key=itemgetter("job")) == sorted(expected, key=itemgetter("job"))
 
-        def evaluated() -> list[dict[str, Any]] | None:
-            groups = ask(prometheus, "rules")["groups"]
-            found = [rule for group in groups for rule in group["rules"]]
-            return None if any(rule["health"] == "unknown" for rule in found) else found
+    loaded = eventually(lambda: loaded_rules(url))
+    assert len(loaded) == len(rules("record")) + len(rules("alert"))
+    assert [rule for rule in loaded if rule["health"] != "ok"] == []
+    assert [rule["name"] for rule in loaded if rule.get("state") == "firing"] == []
 
-        loaded = until(evaluated)
-        assert len(loaded) == len(rules("record")) + len(rules("alert"))
-        assert [rule for rule in loaded if rule["health"] != "ok"] == []
-        assert [rule["name"] for rule in loaded if rule.get("state") == "firing"] == []
-
-        assert value(prometheus, "cdn:ChinaCache_metrics_total_bytes:per_second") == pytest.approx(BYTES_PER_SECOND)
-        empty = [query for query in dashboard_queries() if value(prometheus, query) is None]
-        assert empty == []
+    assert value(url, "cdn:ChinaCache_metrics_total_bytes:per_second") == pytest.approx(BYTES_PER_SECOND)
+    empty = [query for query in dashboard_queries() if value(url, query) is None]
+    assert empty == []
