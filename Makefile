@@ -35,6 +35,10 @@ golden: .venv/development ## write the golden files anew
 dashboard: .venv/development ## write monitoring/dashboard.json anew from its script
 	$(BIN)/python monitoring/dashboard.py
 
+.PHONY: pictures
+pictures: .venv/development .tools/fetched ## draw the README's pictures anew (takes six minutes, and chromium)
+	$(BIN)/python monitoring/pictures.py 5
+
 .PHONY: clean
 clean: ## remove all that was made
 	rm -rf .venv .tools .cache build dist demo-textfile .coverage*

@@ -67,13 +67,14 @@ class Runner:
             notify(READY)
             while True:
                 due = max(due + interval, monotonic())
-                job.next_run = _local_time_in(due - monotonic())
-                while not job.should_run:
-                    sleep(min(scheduler.idle_seconds or 0, self._watchdog or MOST_SECONDS))
+                while True:
                     notify(WATCHDOG)
                     if hung_up():
                         self._read_again()
                     job.next_run = _local_time_in(due - monotonic())
+                    if job.should_run:
+                        break
+                    sleep(min(scheduler.idle_seconds or 0, self._watchdog or MOST_SECONDS))
                 scheduler.run_pending()
 
     def _poll_and_live_on(self) -> None:

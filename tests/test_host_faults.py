@@ -244,6 +244,19 @@ def test_a_hangup_reads_password_and_channels_again(tmp_path: Path, start: Start
     assert program.end() == 0
 
 
+def test_a_hangup_is_heard_where_polls_take_longer_than_the_interval(
+    tmp_path: Path, start: Start, portal: DemoPortal
+) -> None:
+    """A loop that never sleeps, because it is always late, reads the files again all the same."""
+    program = start(
+        *command("run", "--interval", "1ms"), env=account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
+    )
+    program.line("polled 3 channels")
+    program.process.send_signal(signal.SIGHUP)
+    program.line("SIGHUP: read the settings' files again")
+    assert program.end() == 0
+
+
 def test_a_hangup_during_a_poll_does_not_lose_it(tmp_path: Path, start: Start, portal: DemoPortal) -> None:
     """The poll that is under way ends as it began, and the files are read after it."""
     asked, go_on = threading.Event(), threading.Event()
