@@ -20,6 +20,11 @@ The rooms in reading order, which is the way of a datum, from settings to output
     logs            one line an event, as text or JSON
     redaction       keeps secrets out of what people read
     errors          the error tree
+    check           what a poll needs, step by step, and what mends it
+    step            one step of it
+    check_portal    the portal, from its name to its numbers
+    check_textfile  the text file's folder
+    check_prometheus  the Pushgateway, and node_exporter
     demo            a portal of its own on loopback
 """
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cc_textfile import __version__
+from cc_textfile import __version__, values
 from cc_textfile.answers import Endpoint
 from cc_textfile.errors import CcTextfileError, SettingsError
 from cc_textfile.logs import configure
 from cc_textfile.notify import STOPPING, notify
 from cc_textfile.redaction import Redactor
 from cc_textfile.settings import SETTINGS, Settings
+from cc_textfile.signals import stoppable
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -71,6 +72,7 @@ def main() -> None:
 
     \b
     cc-textfile demo        see it work, without an account
+    cc-textfile check       find out what is wrong, and what mends it
     cc-textfile run         poll, once or on an interval
     """
 
@@ -142,6 +144,60 @@ def _progress() -> "Watch | None":
             bars.pop().__exit__(None, None, None)
 
     return Watch(SECONDS_A_TICK, tick)
+
+
+def _url(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    try:
+        return values.pushgateway(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@main.command()
+@settings_options
+@click.option(
+    "--node-exporter",
+    metavar="URL",
+    default="http://localhost:9100/metrics",
+    show_default=True,
+    callback=_url,
+    help="Where node_exporter answers, if one does.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write a list of {step, state, detail, remedy}, for programs.")
+def check(node_exporter: str, *, as_json: bool, **flags: str | None) -> None:
+    """Find out whether a poll would succeed, and what mends what is not well.
+
+    Takes the settings of `run`, and goes through what a poll needs: portal, text file, Pushgateway, node_exporter. Run
+    it as the user that polls. It sends the password at most once if that is refused, and leaves nothing behind.
+
+    \b
+    Exit status:
+      0  a poll would succeed: every request answered well, and delivered
+      1  it would not; what failed is named, with what mends it
+      2  something is wrong with the settings; nothing was tried
+
+    \b
+    Example:
+      sudo -u cc-textfile cc-textfile check --textfile /var/lib/prometheus/node-exporter/chinacache.prom
+    """
+    from cc_textfile import check as room  # noqa: PLC0415 # `run` does without it
+
+    with exit_status():
+        try:
+            settings = Settings.load(flags, os.environ)
+        except SettingsError as error:
+            if as_json:
+                room.show(room.of_faults(error), as_json=True)
+            raise
+        redact = Redactor(settings.password)
+        configure(settings.log_level, settings.log_format, redact)
+        try:
+            with stoppable():
+                good = room.show(room.check(settings, node_exporter, redact), as_json=as_json)
+        except KeyboardInterrupt as stop:
+            click.echo(f"cc-textfile: {stop} before the check was over", err=True)
+            sys.exit(FAILED)
+        sys.exit(0 if good else FAILED)
 
 
 @main.command()

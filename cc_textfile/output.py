@@ -19,7 +19,7 @@ from requests.utils import get_auth_from_url
 from cc_textfile.errors import OutputError, PortalError
 from cc_textfile.redaction import Redactor
 from cc_textfile.settings import Settings
-from cc_textfile.transport import Transport
+from cc_textfile.transport import MAX_BODY_BYTES, Reply, Transport
 from cc_textfile.values import Shard
 
 JOB = "ChinaCachePush"
@@ -29,6 +29,9 @@ GOOD_STATUSES = range(200, 300)
 
 FILE_MODE = 0o644
 """node_exporter runs as a user of its own, and a file that it can't read is an error for the whole folder."""
+
+HIDDEN = "a process of another namespace"
+"""Who holds a file when /proc does not tell."""
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Textfile:
         self._path = path
         # node_exporter reads what ends in .prom, and this does not.
         self._draft = path.with_name(f".{path.name}.cc-textfile")
+        self._name = "cc_textfile/" + hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -58,21 +62,38 @@ class Textfile:
         The lock is a socket's name in Linux's abstract namespace: it is nowhere in the file system, works in a
         read-only one, and is gone with the process however that ends. A second name tells which process it is.
         """
-        name = "cc_textfile/" + hashlib.sha256(os.fsencode(os.path.realpath(self._path))).hexdigest()
         with socket.socket(socket.AF_UNIX) as lock, socket.socket(socket.AF_UNIX) as holder:
             try:
-                lock.bind(f"\0{name}")
+                lock.bind(f"\0{self._name}")
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
                 message = (
-                    f"{self._path} is being written by another cc-textfile, {_holder(name)}: "
+                    f"{self._path} is being written by another cc-textfile, {self.holder() or HIDDEN}: "
                     "stop that one, or give this one another --textfile"
                 )
                 raise OutputError(message) from None
-            holder.bind(f"\0{name}.{os.getpid()}")
+            holder.bind(f"\0{self._name}.{os.getpid()}")
             self._sweep()
             yield
+
+    def holder(self) -> str | None:
+        """Return which process holds the file, in words, as far as /proc tells; takes no hold itself."""
+        with suppress(OSError):
+            for line in Path("/proc/net/unix").read_text().splitlines():
+                _, found, process = line.partition(f"@{self._name}.")
+                if found:
+                    return f"process {process}"
+        return None
+
+    def drafts(self) -> list[Path]:
+        """Return the drafts of this file, which only who holds it may have made; raises `OSError`."""
+        ours = re.compile(re.escape(self._draft.name) + r"(\.\d+\.\d+)?")
+        return [Path(entry.path) for entry in os.scandir(self._path.parent) if ours.fullmatch(entry.name)]
+
+    def spare_draft(self, number: int) -> Path:
+        """Return a name beside the file that nobody uses, and that is swept like any draft."""
+        return self._draft.with_name(f"{self._draft.name}.{os.getpid()}.{number}")
 
     def deliver(self, registry: CollectorRegistry) -> str:
         """Write the file; on any failure the old one stays as it was."""
@@ -92,22 +113,9 @@ class Textfile:
         return f"wrote {self._path}"
 
     def _sweep(self) -> None:
-        """Remove the drafts of this file, which only who holds it may have made."""
-        ours = re.compile(re.escape(self._draft.name) + r"(\.\d+\.\d+)?")
         with suppress(OSError):
-            for entry in os.scandir(self._path.parent):
-                if ours.fullmatch(entry.name):
-                    Path(entry.path).unlink()
-
-
-def _holder(name: str) -> str:
-    """Return who holds the lock of that name, in words."""
-    with suppress(OSError):
-        for line in Path("/proc/net/unix").read_text().splitlines():
-            _, found, process = line.partition(f"@{name}.")
-            if found:
-                return f"process {process}"
-    return "a process of another namespace"
+            for draft in self.drafts():
+                draft.unlink()
 
 
 def _advice(error: OSError, folder: Path) -> str:
@@ -127,21 +135,16 @@ class Pushgateway:
     """A Pushgateway's group for the job; each push replaces it whole (PUT), so that a series that is gone goes.
 
     Shards have a group each, told apart by `instance`: in one group the last of them would replace the others.
+    `url` is without the account that may be in it, and `grouping_key` what the group has beside its job.
     """
 
     def __init__(self, url: str, *, shard: Shard | None, timeout: float, redact: Redactor) -> None:
-        user, password = get_auth_from_url(url)
-        place = urlsplit(url)
-        self._host = place.netloc.rpartition("@")[2]
-        self._url = place._replace(netloc=self._host).geturl()
-        token = base64.b64encode(f"{user}:{password}".encode()).decode()
-        self._authorization = {"Authorization": f"Basic {token}"} if user or password else {}
-        self._grouping_key = {"instance": f"shard-{shard.number}-of-{shard.total}"} if shard else {}
+        self.url, self._authorization = without_account(url, redact)
+        self.grouping_key = {"instance": f"shard-{shard.number}-of-{shard.total}"} if shard else {}
+        self._host = urlsplit(self.url).netloc
         self._timeout = timeout
         self._redact = redact
-        if password:
-            redact.add(password, token)
-        self._transport = Transport(self._url)
+        self._transport = Transport(self.url)
 
     def held(self) -> AbstractContextManager[None]:
         """Hold nothing: the last push wins."""
@@ -149,8 +152,17 @@ class Pushgateway:
 
     def deliver(self, registry: CollectorRegistry) -> str:
         """Push, within the timeout."""
-        push_to_gateway(self._url, JOB, registry, self._grouping_key, timeout=self._timeout, handler=self._handler)
+        push_to_gateway(self.url, JOB, registry, self.grouping_key, timeout=self._timeout, handler=self._handler)
         return f"pushed to {self._host}"
+
+    def get(self, path: str, *, most: int = MAX_BODY_BYTES) -> Reply:
+        """Return what the Pushgateway says at a path, in so many bytes at the most; raises `PortalError`."""
+        try:
+            return self._transport.exchange(
+                "GET", self.url + path, timeout=self._timeout, headers=self._authorization, most=most
+            )
+        finally:
+            self._transport.close()
 
     def _handler(
         self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
@@ -175,6 +187,18 @@ class Pushgateway:
                 raise OutputError(message)
 
         return push
+
+
+def without_account(url: str, redact: Redactor) -> tuple[str, dict[str, str]]:
+    """Return an address without the user and password in it, and the headers that hold them instead."""
+    user, password = get_auth_from_url(url)
+    place = urlsplit(url)
+    bare = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
+    if not user and not password:
+        return bare, {}
+    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    redact.add(token, password)
+    return bare, {"Authorization": f"Basic {token}"}
 
 
 class Fallback:

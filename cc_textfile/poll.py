@@ -23,6 +23,11 @@ Question = tuple[str, Endpoint]
 """A channel, and what is asked of it."""
 
 
+def is_refusal(failure: PortalError) -> bool:
+    """Tell whether the portal said no, in its own words or by the status."""
+    return isinstance(failure, Refused) or (isinstance(failure, BadStatus) and failure.status in UNAUTHORISED)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A finished poll: each question has an answer or a failure, in the order of the channels."""
@@ -150,7 +155,7 @@ class _Run:
         try:
             self._answers[question] = self._ask[endpoint](channel, self._window, self._deadline)
         except PortalError as failure:
-            if isinstance(failure, Refused) or (isinstance(failure, BadStatus) and failure.status in UNAUTHORISED):
+            if is_refusal(failure):
                 self._refusals.append(failure)
             self._failures[question] = failure
 

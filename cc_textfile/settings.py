@@ -174,8 +174,8 @@ ALTERNATIVES = {"password": "password_file", "channels": "channels_file"}
 class Settings:
     """What a run needs to know; durations in seconds, `querytime` in minutes.
 
-    `origins` tells for each setting where it came from, and `notes` is what the operator should hear of, though it
-    stops nothing.
+    `origins` tells for each setting where it came from, `files` which file it was read out of, if it was, and `notes`
+    is what the operator should hear of, though it stops nothing.
     """
 
     user: str
@@ -195,6 +195,7 @@ class Settings:
     log_level: str
     log_format: str
     origins: Mapping[str, str]
+    files: Mapping[str, str]
     notes: tuple[str, ...]
 
     @classmethod
@@ -205,6 +206,11 @@ class Settings:
         """
         return cls(**_Reading(flags, environ).values())
 
+    def origin(self, name: str) -> str:
+        """Return where a setting came from, in words."""
+        file = f", file {self.files[name]}" if name in self.files else ""
+        return self.origins.get(name, "default") + file
+
 
 class _Reading:
     """The way from what was written to what is meant, and the faults found on it."""
@@ -214,6 +220,7 @@ class _Reading:
         self._environ = environ
         self._faults: list[str] = []
         self._origins: dict[str, str] = {}
+        self._files: dict[str, str] = {}
         self._values: dict[str, Any] = {}
 
     def values(self) -> dict[str, Any]:
@@ -228,11 +235,13 @@ class _Reading:
             if file_name in self._origins:
                 self._values[name] = from_file
                 self._origins[name] = self._origins.pop(file_name)
+                self._files[name] = (self._written(BY_NAME[file_name]) or ("",))[0]
         self._require()
         channels, notes = self._own_channels(self._values["channels"] or (), self._values["shard"])
         if self._faults:
             raise SettingsError(tuple(self._faults))
-        return {**self._values, "channels": channels, "origins": self._origins, "notes": notes}
+        read = {"origins": self._origins, "files": self._files, "notes": notes}
+        return {**self._values, "channels": channels, **read}
 
     def _written(self, setting: Setting) -> tuple[str, str] | None:
         """Return what was written and where; an empty variable counts as unset."""
@@ -278,6 +287,7 @@ class _Reading:
         except OSError:  # there, and what is wrong with it comes out of reading it
             pass
         self._origins[name] = f"credential {credential}"
+        self._files[name] = str(path)
         return cast("str | None", self._read(name, values.secret_file, str(path)))
 
     def _require(self) -> None:

@@ -19,6 +19,7 @@ import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
+from requests.utils import select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from cc_textfile.errors import Malformed, Overdue, PortalError, Unreachable
@@ -45,7 +46,8 @@ class Transport:
     """Exchanges with one server, over connections that are kept open until `close`.
 
     `base_url` is http or https; `ca_file` replaces the bundle that `requests` would use; at most `connections` are
-    open at once. Proxies and CA bundles of the environment count as they do for `requests`.
+    open at once. Proxies and CA bundles of the environment count as they do for `requests`: `proxy` is the address of
+    the one that applies, `tls` the context that verifies the server, and either may be None.
     """
 
     def __init__(self, base_url: str, *, connections: int = 1, ca_file: Path | None = None) -> None:
@@ -54,8 +56,10 @@ class Transport:
         # Merged once for the one server: requests' own merging is a third of the cost of a small request.
         environment = self._session.merge_environment_settings(base_url, {}, None, None, None)
         self._proxies = environment["proxies"]
+        self.proxy = select_proxy(base_url, self._proxies)
         bundle = ca_file or environment["verify"]
-        self._adapter = _Adapter(connections, _tls_context(bundle) if base_url.startswith("https:") else None)
+        self.tls = _tls_context(bundle) if base_url.startswith("https:") else None
+        self._adapter = _Adapter(connections, self.tls)
         self._session.mount(base_url, self._adapter)
 
     def exchange(
@@ -66,8 +70,11 @@ class Transport:
         timeout: float,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        most: int = MAX_BODY_BYTES,
     ) -> Reply:
         """Return the server's answer to one request, within so many seconds from connect to the last byte.
+
+        `most` is the longest answer that is read, in bytes.
 
         Raises `Unreachable`, `Overdue` or `Malformed`; redirects are answers like any other.
         """
@@ -85,12 +92,12 @@ class Transport:
                 timeout=urllib3.Timeout(total=timeout),  # type: ignore[arg-type] # taken, and not in its annotation
                 proxies=self._proxies,
             ) as response:
-                content = response.raw.read(MAX_BODY_BYTES + 1, decode_content=True)
+                content = response.raw.read(most + 1, decode_content=True)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
-            raise self._in_words(error, timeout) from None
-        if len(content) > MAX_BODY_BYTES:
-            message = f"the answer of {self._host} is longer than {MAX_BODY_BYTES // 1024} KiB"
+            raise self.in_words(error, timeout) from None
+        if len(content) > most:
+            message = f"the answer of {self._host} is longer than {most // 1024} KiB"
             raise Malformed(message)
         return Reply(response.status_code, response.headers, content)
 
@@ -98,7 +105,8 @@ class Transport:
         """Close the connections; the next exchange opens new ones."""
         self._adapter.close()
 
-    def _in_words(self, error: Exception, timeout: float) -> PortalError:  # noqa: C901, PLR0911 # a table, in effect
+    def in_words(self, error: Exception, timeout: float) -> PortalError:  # noqa: C901, PLR0911 # a table, in effect
+        """Return what went wrong on a connection to the server, without its URL."""
         causes = list(_causes(error))
         for cause in causes:
             match cause:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -210,6 +211,20 @@ def account(portal: demo.DemoPortal, **variables: str) -> dict[str, str]:
         }
         | variables
     )
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Make a folder that every user can look into, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:  # the one place whose parents are open to all
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.fixture
+def env(portal: demo.DemoPortal, folder: Path) -> dict[str, str]:
+    """Return settings with which all is well."""
+    return account(portal, CC_TEXTFILE_PATH=str(folder / "a.prom"))
 
 
 def command(*arguments: str) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def test_every_make_target_that_is_named_is_there() -> None:
 def test_every_flag_that_is_named_is_there() -> None:
     """A flag of cc-textfile in the README is one of a command's help, unless it is another program's."""
     others = {"--collector.textfile.directory", "--config.file", "--since", "--web.listen-address"}
-    helps = "".join(run(command, "--help", env=environment()).stdout for command in ("run", "demo"))
+    helps = "".join(run(command, "--help", env=environment()).stdout for command in ("run", "check", "demo"))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]+", README)) - others
     assert named
     assert not {flag for flag in named if flag not in helps}
@@ -91,7 +91,7 @@ def test_every_file_that_is_named_is_there() -> None:
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("command", ["run", "demo"])
+@pytest.mark.parametrize("command", ["run", "check", "demo"])
 def test_every_command_is_in_the_readme(command: str) -> None:
     """A command that the README does not name is one that nobody finds."""
     assert f"cc-textfile {command}" in README or f"make {command}" in README

@@ -11,14 +11,14 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "cc_textfile"
 ORDER = (
     ("errors", "window", "translations", "redaction"),
-    ("values", "answers", "logs", "signals", "notify"),
+    ("values", "answers", "logs", "signals", "notify", "step"),
     ("settings", "transport"),
     ("client",),
     ("poll",),
     ("collector", "report"),
     ("output",),
-    ("runner",),
-    ("demo",),
+    ("runner", "check_portal", "check_prometheus", "check_textfile"),
+    ("check", "demo"),
     ("cli",),
     ("__main__",),
 )
