@@ -36,7 +36,7 @@ dashboard: .venv/development ## write monitoring/dashboard.json anew from its sc
 	$(BIN)/python monitoring/dashboard.py
 
 .PHONY: pictures
-pictures: .venv/development .tools/fetched ## draw the README's pictures anew (takes six minutes, and chromium)
+pictures: .venv/development .tools/fetched ## draw the README's pictures anew (takes six minutes; needs chromium and prometheus installed)
 	$(BIN)/python monitoring/pictures.py 5
 
 .PHONY: clean

@@ -22,7 +22,7 @@ from cc_textfile.step import State, within
 from tests.checked import NOWHERE, Checked, alter
 from tests.conftest import PATIENCE, ROOT, Program, command, environment, run
 
-DOCUMENTATION = ROOT / "docs-fragment-check.md"
+DOCUMENTATION = ROOT / "README.md"
 
 
 def test_all_is_well(
