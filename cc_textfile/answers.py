@@ -10,7 +10,6 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -44,8 +43,7 @@ class StatusCode(NamedTuple):
     percent: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class HitRateAnswer:
+class HitRateAnswer(NamedTuple):
     """Requests served from the cache, and requests that were not."""
 
     hits: float
@@ -53,8 +51,7 @@ class HitRateAnswer:
     dropped_rows: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class IspAnswer:
+class IspAnswer(NamedTuple):
     """Traffic in bytes, and each carrier's share where the portal has it (once a day)."""
 
     total_bytes: float
@@ -62,8 +59,7 @@ class IspAnswer:
     dropped_rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class RegionAnswer:
+class RegionAnswer(NamedTuple):
     """Traffic in bytes, and each province's share where the portal has it (once a day)."""
 
     total_bytes: float
@@ -71,8 +67,7 @@ class RegionAnswer:
     dropped_rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class HttpCodeAnswer:
+class HttpCodeAnswer(NamedTuple):
     """Requests by HTTP status, over whole days."""
 
     codes: tuple[StatusCode, ...]
