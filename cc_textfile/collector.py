@@ -3,7 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from itertools import chain
+from typing import NamedTuple, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -16,8 +17,8 @@ from cc_textfile.errors import REASONS
 from cc_textfile.poll import Snapshot
 from cc_textfile.translations import translate
 
-Series = Iterator[tuple[tuple[str, ...], float]]
-"""Label values, in the order of the metric's labels, and the sample's value."""
+Series = Iterator[tuple[dict[str, str], float]]
+"""Labels and value of each sample."""
 
 
 class Gauge(NamedTuple):
@@ -31,63 +32,57 @@ class Gauge(NamedTuple):
 
 def hit_miss_total(snapshot: Snapshot) -> Series:
     """`{channel="47", HitOrMiss="Hit"} 1127.0`."""
-    for (channel, _), answer in snapshot.answers.items():
-        if isinstance(answer, HitRateAnswer):
-            yield (channel, "Hit"), answer.hits
-            yield (channel, "Miss"), answer.misses
+    for channel, answer in snapshot.of(HitRateAnswer):
+        yield {"channel": channel, "HitOrMiss": "Hit"}, answer.hits
+        yield {"channel": channel, "HitOrMiss": "Miss"}, answer.misses
 
 
 def isp_total_bytes(snapshot: Snapshot) -> Series:
     """`{channel="47"} 1.8124470633e+12`."""
-    for (channel, _), answer in snapshot.answers.items():
-        if isinstance(answer, IspAnswer):
-            yield (channel,), answer.total_bytes
+    for channel, answer in snapshot.of(IspAnswer):
+        yield {"channel": channel}, answer.total_bytes
 
 
 def isp_specific_flux_ratio(snapshot: Snapshot) -> Series:
     """`{channel="47", isp="China Telecom"} 0.36325`."""
-    for (channel, _), answer in snapshot.answers.items():
-        if isinstance(answer, IspAnswer):
-            for name, ratio in _merged((translate(share.name), share.flux_ratio) for share in answer.isps):
-                yield (channel, name), ratio
+    for channel, answer in snapshot.of(IspAnswer):
+        for name, ratio in _merged([(translate(share.name), share.flux_ratio) for share in answer.isps]):
+            yield {"channel": channel, "isp": name}, ratio
 
 
 def region_total_bytes(snapshot: Snapshot) -> Series:
     """`{channel="47"} 8.816302995e+10`."""
-    for (channel, _), answer in snapshot.answers.items():
-        if isinstance(answer, RegionAnswer):
-            yield (channel,), answer.total_bytes
+    for channel, answer in snapshot.of(RegionAnswer):
+        yield {"channel": channel}, answer.total_bytes
 
 
 def region_specific_flux_ratio(snapshot: Snapshot) -> Series:
     """`{channel="47", region="Province", name="Guangdong Province"} 0.25906`."""
-    for (channel, _), answer in snapshot.answers.items():
-        if isinstance(answer, RegionAnswer):
-            for name, ratio in _merged((translate(share.name), share.flux_ratio) for share in answer.provinces):
-                yield (channel, "Province", name), ratio
+    for channel, answer in snapshot.of(RegionAnswer):
+        for name, ratio in _merged([(translate(share.name), share.flux_ratio) for share in answer.provinces]):
+            yield {"channel": channel, "region": "Province", "name": name}, ratio
 
 
 def statuscodes_request_percent(snapshot: Snapshot) -> Series:
     """`{channel="47", StatusCode="200"} 97.31`."""
-    for (channel, _), answer in snapshot.answers.items():
-        if isinstance(answer, HttpCodeAnswer):
-            for code, percent in _merged((row.code, row.percent) for row in answer.codes):
-                yield (channel, code), percent
+    for channel, answer in snapshot.of(HttpCodeAnswer):
+        for code, percent in _merged([(row.code, row.percent) for row in answer.codes]):
+            yield {"channel": channel, "StatusCode": code}, percent
 
 
 def statuscodes_request_count(snapshot: Snapshot) -> Series:
     """`{channel="47", StatusCode="200"} 9120.0`."""
-    for (channel, _), answer in snapshot.answers.items():
-        if isinstance(answer, HttpCodeAnswer):
-            for code, requests in _merged((row.code, row.requests) for row in answer.codes):
-                yield (channel, code), requests
+    for channel, answer in snapshot.of(HttpCodeAnswer):
+        for code, requests in _merged([(row.code, row.requests) for row in answer.codes]):
+            yield {"channel": channel, "StatusCode": code}, requests
 
 
 def endpoint_up(snapshot: Snapshot) -> Series:
     """`{channel="47", endpoint="isp"} 1.0`."""
+    names = [(endpoint, endpoint.value) for endpoint in Endpoint]
     for channel in snapshot.channels:
-        for endpoint in Endpoint:
-            yield (channel, endpoint.value), float((channel, endpoint) in snapshot.answers)
+        for endpoint, name in names:
+            yield {"channel": channel, "endpoint": name}, float((channel, endpoint) in snapshot.answers)
 
 
 def failures(snapshot: Snapshot) -> Series:
@@ -95,7 +90,7 @@ def failures(snapshot: Snapshot) -> Series:
     counts = Counter((endpoint, error.reason) for (_, endpoint), error in snapshot.failures.items())
     for endpoint in Endpoint:
         for reason in REASONS:
-            yield (endpoint.value, reason), float(counts[endpoint, reason])
+            yield {"endpoint": endpoint.value, "reason": reason}, float(counts[endpoint, reason])
 
 
 def dropped_rows(snapshot: Snapshot) -> Series:
@@ -104,11 +99,11 @@ def dropped_rows(snapshot: Snapshot) -> Series:
     for (_, endpoint), answer in snapshot.answers.items():
         counts[endpoint] += answer.dropped_rows
     for endpoint in Endpoint:
-        yield (endpoint.value,), float(counts[endpoint])
+        yield {"endpoint": endpoint.value}, float(counts[endpoint])
 
 
 def _single(value: Callable[[Snapshot], float]) -> Callable[[Snapshot], Series]:
-    return lambda snapshot: iter([((), value(snapshot))])
+    return lambda snapshot: iter([({}, value(snapshot))])
 
 
 METRICS = (
@@ -145,7 +140,7 @@ METRICS = (
         "cc_textfile_build_info",
         "The version of cc_textfile that wrote this; always 1.",
         ("version",),
-        lambda _: iter([((__version__,), 1.0)]),
+        lambda _: iter([({"version": __version__}, 1.0)]),
     ),
     Gauge(
         "cc_textfile_poll_timestamp_seconds",
@@ -207,16 +202,20 @@ class SnapshotCollector(Collector):
         return [GaugeMetricFamily(metric.name, metric.help, labels=metric.labels) for metric in METRICS]
 
     def collect(self) -> Iterable[Metric]:
-        """Return the families one by one, so that no more than one is in memory."""
+        """Return the families one by one; the samples of each are made as they are read, and can be read once."""
         self.series = 0
         for metric, family in zip(METRICS, self.describe(), strict=True):
-            family.samples = [
-                Sample(metric.name, dict(zip(metric.labels, labels, strict=True)), value)
-                for labels, value in metric.series(self._snapshot)
-            ]
-            if family.samples:
-                self.series += len(family.samples)
+            samples = self._samples(metric)
+            first = next(samples, None)
+            if first:
+                # No list, as the annotation has it: of 300,000 samples that one took 60 MB and a third of the time.
+                family.samples = chain((first,), samples)  # type: ignore[assignment]
                 yield family
+
+    def _samples(self, metric: Gauge) -> Iterator[Sample]:
+        for labels, value in metric.series(self._snapshot):
+            self.series += 1
+            yield Sample(metric.name, labels, value)
 
 
 def registry(collector: SnapshotCollector) -> CollectorRegistry:
@@ -226,13 +225,12 @@ def registry(collector: SnapshotCollector) -> CollectorRegistry:
     return private
 
 
-def _merged(rows: Iterable[tuple[str, float | None]]) -> Iterator[tuple[str, float]]:
+def _merged(rows: list[tuple[str, float | None]]) -> Iterable[tuple[str, float]]:
     """Add up the rows that end in one label; where one of them can't be read, the sum is not known and not given."""
-    sums: dict[str, float | None] = {}
+    single = dict(rows)
+    if len(single) == len(rows) and None not in single.values():  # as good as always, and twice as fast
+        return cast("Iterable[tuple[str, float]]", single.items())
+    sums: dict[str, float] = {}
     for label, value in rows:
-        if label in sums:
-            before = sums[label]
-            sums[label] = None if before is None or value is None else before + value
-        else:
-            sums[label] = value
-    return ((label, value) for label, value in sums.items() if value is not None and math.isfinite(value))
+        sums[label] = sums.get(label, 0.0) + (math.nan if value is None else value)
+    return [(label, total) for label, total in sums.items() if math.isfinite(total)]

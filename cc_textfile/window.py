@@ -1,14 +1,12 @@
 """Time windows, and how the portal spells them: wall-clock time in UTC+8, whatever the host's zone is."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Self
+from typing import NamedTuple, Self
 
 PORTAL_ZONE = timezone(timedelta(hours=8), "UTC+8")
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """The stretch of time that numbers are asked for; both ends are aware, on the minute, in UTC+8."""
 
     start: datetime
