@@ -36,8 +36,8 @@ dashboard: .venv/development ## write monitoring/dashboard.json anew from its sc
 	$(BIN)/python monitoring/dashboard.py
 
 .PHONY: pictures
-pictures: .venv/development .tools/fetched ## draw the README's pictures anew (takes six minutes; needs chromium and prometheus installed)
-	$(BIN)/python monitoring/pictures.py 5
+pictures: .venv/development .tools/fetched ## draw the README's pictures anew (takes ten minutes; needs chromium and prometheus installed)
+	$(BIN)/python monitoring/pictures.py 8
 
 .PHONY: clean
 clean: ## remove all that was made
