@@ -18,7 +18,6 @@ import certifi
 import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from cc_textfile.errors import Malformed, Overdue, PortalError, Unreachable
@@ -50,13 +49,15 @@ class Transport:
 
     def __init__(self, base_url: str, *, connections: int = 1, ca_file: Path | None = None) -> None:
         self._host = urlsplit(base_url).netloc.rpartition("@")[2]
-        self._session = requests.Session()
-        # Merged once for the one server: requests' own merging is a third of the cost of a small request.
-        environment = self._session.merge_environment_settings(base_url, {}, None, None, None)
+        environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
         self._proxies = environment["proxies"]
         bundle = ca_file or environment["verify"]
         self._adapter = _Adapter(connections, _tls_context(bundle) if base_url.startswith("https:") else None)
-        self._session.mount(base_url, self._adapter)
+        self._root = requests.PreparedRequest()
+        self._root.url = f"{base_url}/"
+        # What of a URL is not sent: nothing to a proxy that forwards, else scheme and host.
+        self._origin = self._root.url.removesuffix(self._adapter.request_url(self._root, self._proxies))
+        self._pool: Any = None
 
     def exchange(
         self,
@@ -64,39 +65,54 @@ class Transport:
         url: str,
         *,
         timeout: float,
-        headers: Mapping[str, str] | None = None,
+        headers: dict[str, str] | None = None,
         body: bytes | None = None,
     ) -> Reply:
         """Return the server's answer to one request, within so many seconds from connect to the last byte.
 
         Raises `Unreachable`, `Overdue` or `Malformed`; redirects are answers like any other.
         """
-        request = requests.PreparedRequest()
-        request.method = method
-        request.url = url
-        request.headers = CaseInsensitiveDict(headers or {})
-        request.body = body
-        request.hooks = {"response": []}
         try:
-            with self._session.send(
-                request,
-                stream=True,
-                allow_redirects=False,
-                timeout=urllib3.Timeout(total=timeout),  # type: ignore[arg-type] # taken, and not in its annotation
-                proxies=self._proxies,
+            with self._connections().urlopen(
+                method,
+                url.removeprefix(self._origin),
+                body,
+                headers,
+                retries=self._adapter.max_retries,
+                redirect=False,
+                assert_same_host=False,
+                timeout=urllib3.Timeout(total=timeout),
+                preload_content=False,
             ) as response:
-                content = response.raw.read(MAX_BODY_BYTES + 1, decode_content=True)
+                content = response.read(MAX_BODY_BYTES + 1, decode_content=True)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
             raise self._in_words(error, timeout) from None
         if len(content) > MAX_BODY_BYTES:
             message = f"the answer of {self._host} is longer than {MAX_BODY_BYTES // 1024} KiB"
             raise Malformed(message)
-        return Reply(response.status_code, response.headers, content)
+        return Reply(response.status, response.headers, content)
 
     def close(self) -> None:
         """Close the connections; the next exchange opens new ones."""
+        # urllib3 would leave its connections to the garbage collector.
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
         self._adapter.close()
+
+    def _connections(self) -> Any:
+        """Return the pool of connections, to the server or to a proxy.
+
+        Found once, by requests' adapter, and used without a session: what that does around `urlopen` for each
+        request (cookies, redirects, settings to merge) is a third of the cost of a small one.
+        """
+        pool = self._pool
+        if pool is None:
+            pool = self._pool = self._adapter.get_connection_with_tls_context(
+                self._root, verify=True, proxies=self._proxies
+            )
+        return pool
 
     def _in_words(self, error: Exception, timeout: float) -> PortalError:  # noqa: C901, PLR0911 # a table, in effect
         causes = list(_causes(error))
@@ -221,11 +237,10 @@ class _HTTPSPool(urllib3.HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter with the connections above, all in one pool, under one TLS context that is read once."""
+    """requests' adapter, which knows of proxies, with the connections above and a TLS context that is read once."""
 
     def __init__(self, connections: int, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
-        self._pool: Any = None
         super().__init__(pool_connections=1, pool_maxsize=connections)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -237,21 +252,6 @@ class _Adapter(HTTPAdapter):
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
         return manager
 
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        if self._pool is None:
-            self._pool = super().get_connection_with_tls_context(*args, **kwargs)
-        return self._pool
-
     def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
         host, _ = super().build_connection_pool_key_attributes(*args, **kwargs)
         return host, {}
-
-    def cert_verify(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the context verifies, always; a bundle named here would be read anew for each connection."""
-
-    def close(self) -> None:
-        # urllib3 would leave its connections to the garbage collector.
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
-        super().close()
