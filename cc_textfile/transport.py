@@ -1,8 +1,4 @@
-"""One HTTP exchange, bounded in time and in size, whose errors are words without the URL.
-
-`requests` bounds each wait for bytes, so a peer that drips one byte a second is never late for it. Here a
-socket's timeout is for all that happens until it is set again, which makes a request's timeout one in all.
-"""
+"""One HTTP exchange, bounded in time and in size, whose errors are words without the URL."""
 
 import logging
 import socket
@@ -10,7 +6,6 @@ import ssl
 from collections.abc import Iterator, Mapping
 from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
-from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,15 +13,12 @@ import certifi
 import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from cc_textfile.errors import Malformed, Overdue, PortalError, Unreachable
+from cc_textfile.sockets import POOLS, TlsSocket, end_waits_in
 
 MAX_BODY_BYTES = 256 * 1024
 """The longest answer that is read, unpacked: some five times the portal's longest, a row for every country."""
-
-TIMEOUT_SLACK = 0.1
-"""Seconds that a socket's own timeout may lag behind: setting it is a system call, which quick answers do without."""
 
 # urllib3 puts whole URLs, and so passwords, into its debug lines and warnings.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
@@ -72,6 +64,7 @@ class Transport:
 
         Raises `Unreachable`, `Overdue` or `Malformed`; redirects are answers like any other.
         """
+        end_waits_in(timeout)
         try:
             with self._connections().urlopen(
                 method,
@@ -164,76 +157,8 @@ def _tls_context(named: object) -> ssl.SSLContext:
     context = ssl.create_default_context(
         cafile=str(bundle) if bundle.is_file() else None, capath=str(bundle) if bundle.is_dir() else None
     )
-    context.sslsocket_class = _TlsSocket
+    context.sslsocket_class = TlsSocket
     return context
-
-
-class _TotalTimeout(socket.socket):
-    """A socket whose timeout is for all that it receives until `settimeout` is called again."""
-
-    _timeout: float | None = None
-    _ends = 0.0
-
-    def settimeout(self, value: float | None, /) -> None:
-        self._timeout = value
-        if value is not None:
-            self._ends = monotonic() + value
-        super().settimeout(value)
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self._hold_to_timeout()
-        return super().recv_into(*args, **kwargs)
-
-    def recv(self, *args: Any, **kwargs: Any) -> bytes:
-        self._hold_to_timeout()
-        return super().recv(*args, **kwargs)
-
-    def _hold_to_timeout(self) -> None:
-        if self._timeout is None:
-            return
-        left = self._ends - monotonic()
-        if left <= 0:
-            raise TimeoutError
-        if left < self._timeout - TIMEOUT_SLACK:
-            self._timeout = left
-            super().settimeout(left)
-
-
-class _TlsSocket(_TotalTimeout, ssl.SSLSocket):
-    """The same over TLS; a handshake has a timeout in all already."""
-
-
-class _TotalTimeoutConnection(HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        """Connect to the first address that answers, within one timeout for all of them; urllib3 has one for each."""
-        ends = monotonic() + self.timeout  # type: ignore[operator] # `exchange` always gives one
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            self._dns_host, self.port, type=socket.SOCK_STREAM
-        ):
-            sock = _TotalTimeout(family, kind, protocol)
-            try:
-                sock.settimeout(max(ends - monotonic(), 0.001))
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.connect(address)
-            except OSError as error:
-                failure = error
-                sock.close()
-            else:
-                return sock
-        raise failure or OSError("no address")
-
-
-class _TotalTimeoutHTTPSConnection(_TotalTimeoutConnection, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _TotalTimeoutConnection
-
-
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TotalTimeoutHTTPSConnection
 
 
 class _Adapter(HTTPAdapter):
@@ -245,11 +170,11 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, ssl_context=self._tls)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs, ssl_context=self._tls)
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        manager.pool_classes_by_scheme = POOLS
         return manager
 
     def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
