@@ -1,11 +1,14 @@
 """One HTTP exchange, bounded in time and in size, whose errors are words without the URL."""
 
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -13,12 +16,18 @@ import certifi
 import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
 
-from cc_textfile.errors import Malformed, Overdue, PortalError, Unreachable
+from cc_textfile.errors import Malformed, Overdue, PortalError, SettingsError, Unreachable
 from cc_textfile.sockets import POOLS, TlsSocket, end_waits_in
 
 MAX_BODY_BYTES = 256 * 1024
 """The longest answer that is read, unpacked: some five times the portal's longest, a row for every country."""
+
+FOREIGN_CODES = range(18, 22)
+"""X509_V_ERR_* of OpenSSL by which nobody who is trusted has issued the certificate."""
+
+FOREIGN = "issued by nobody whom this host trusts; --ca-file or REQUESTS_CA_BUNDLE names those it should"
 
 # urllib3 puts whole URLs, and so passwords, into its debug lines and warnings.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
@@ -41,15 +50,22 @@ class Transport:
 
     def __init__(self, base_url: str, *, connections: int = 1, ca_file: Path | None = None) -> None:
         self._host = urlsplit(base_url).netloc.rpartition("@")[2]
+        # Merged once for the one server: requests' own merging is a third of the cost of a small request.
         environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
         self._proxies = environment["proxies"]
         bundle = ca_file or environment["verify"]
         self._adapter = _Adapter(connections, _tls_context(bundle) if base_url.startswith("https:") else None)
         self._root = requests.PreparedRequest()
         self._root.url = f"{base_url}/"
-        # What of a URL is not sent: nothing to a proxy that forwards, else scheme and host.
-        self._origin = self._root.url.removesuffix(self._adapter.request_url(self._root, self._proxies))
         self._pool: Any = None
+        try:
+            # What of a URL is not sent: nothing to a proxy that forwards, else scheme and host.
+            self._origin = self._root.url.removesuffix(self._adapter.request_url(self._root, self._proxies))
+            self._connections()
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
+            proxied = select_proxy(base_url, self._proxies)
+            unusable = "the proxy that the environment names (http_proxy, https_proxy, all_proxy)"
+            raise SettingsError((f"{unusable if proxied else self._host} is no address that can be asked",)) from None
 
     def exchange(
         self,
@@ -81,7 +97,8 @@ class Transport:
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
             raise self._in_words(error, timeout) from None
-        if len(content) > MAX_BODY_BYTES:
+        # Of another status than 200, the status is what matters.
+        if len(content) > MAX_BODY_BYTES and response.status == HTTPStatus.OK:
             message = f"the answer of {self._host} is longer than {MAX_BODY_BYTES // 1024} KiB"
             raise Malformed(message)
         return Reply(response.status, response.headers, content)
@@ -109,31 +126,37 @@ class Transport:
 
     def _in_words(self, error: Exception, timeout: float) -> PortalError:  # noqa: C901, PLR0911 # a table, in effect
         causes = list(_causes(error))
+        by_proxy = _any(causes, urllib3.exceptions.ProxyError)
         for cause in causes:
             match cause:
                 case TimeoutError() | urllib3.exceptions.TimeoutError():
                     return Overdue(f"no whole answer from {self._host} within {timeout:.3g} s")
                 case ssl.SSLCertVerificationError():
                     return Unreachable(
-                        f"the certificate of {self._host} is not to be trusted: {cause.verify_message.rstrip('.')}",
+                        f"the certificate of {self._host} is not to be trusted: {cause.verify_message.rstrip('.')}"
+                        + (f" ({FOREIGN})" if cause.verify_code in FOREIGN_CODES else ""),
                         transient=False,
                     )
                 case ssl.SSLError():
-                    return Unreachable(f"TLS with {self._host} failed: {cause.reason or 'broken off'}")
+                    return Unreachable(f"TLS with {self._host} failed: {_said(cause)}")
                 case socket.gaierror():
-                    return Unreachable(f"the name in {self._host} cannot be resolved: {cause.strerror}")
+                    whose = "of the proxy" if by_proxy else f"in {self._host}"
+                    return Unreachable(f"the name {whose} cannot be resolved: {cause.strerror}")
                 case IncompleteRead() | RemoteDisconnected() | ConnectionResetError() | BrokenPipeError():
                     return Unreachable(f"{self._host} broke the connection off")
                 case OSError() if cause.strerror:
-                    through = " through the proxy" if _any(causes, urllib3.exceptions.ProxyError) else ""
+                    through = " through the proxy" if by_proxy else ""
                     return Unreachable(f"no connection to {self._host}{through}: {cause.strerror}")
-        if _any(causes, urllib3.exceptions.ProxyError):
+        if by_proxy:
+            status = re.search(r"failed: (\d{3})", str(error))
             return Unreachable(
-                f"the proxy gave no connection to {self._host}; see the variables https_proxy and no_proxy"
+                f"the proxy gave no connection to {self._host}"
+                + (f" (HTTP status {status[1]})" if status else "")
+                + "; see the variables https_proxy and no_proxy"
             )
         if _any(causes, urllib3.exceptions.DecodeError):
             return Malformed(f"the answer of {self._host} cannot be unpacked")
-        if _any(causes, urllib3.exceptions.ProtocolError):
+        if _any(causes, urllib3.exceptions.ProtocolError | urllib3.exceptions.InvalidHeader):
             return Malformed(f"what {self._host} answers is not HTTP")
         return Unreachable(f"no exchange with {self._host}: {type(error).__name__}", transient=False)
 
@@ -147,16 +170,26 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     yield error
 
 
-def _any(causes: list[BaseException], kind: type[BaseException]) -> bool:
+def _any(causes: list[BaseException], kind: type[BaseException] | UnionType) -> bool:
     return any(isinstance(cause, kind) for cause in causes)
+
+
+def _said(error: ssl.SSLError) -> str:
+    """Return what OpenSSL calls the error, as people would say it."""
+    return error.reason.replace("_", " ").lower() if error.reason else "it was broken off"
 
 
 def _tls_context(named: object) -> ssl.SSLContext:
     """Return a context that verifies: by the bundle (a file or a folder) that is named, or by the one of `requests`."""
     bundle = Path(named) if isinstance(named, str | Path) else Path(certifi.where())
-    context = ssl.create_default_context(
-        cafile=str(bundle) if bundle.is_file() else None, capath=str(bundle) if bundle.is_dir() else None
-    )
+    try:
+        folder = bundle.is_dir()
+        context = ssl.create_default_context(
+            cafile=None if folder else str(bundle), capath=str(bundle) if folder else None
+        )
+    except OSError as error:
+        fault = f"the CA bundle {bundle}, which the environment names, cannot be read: {error.strerror}"
+        raise SettingsError((fault,)) from None
     context.sslsocket_class = TlsSocket
     return context
 
