@@ -50,6 +50,7 @@ class Transport:
 
     def __init__(self, base_url: str, *, connections: int = 1, ca_file: Path | None = None) -> None:
         self._host = urlsplit(base_url).netloc.rpartition("@")[2]
+        self._broken_off = f"{self._host} broke the connection off"
         # Merged once for the one server: requests' own merging is a third of the cost of a small request.
         environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
         self._proxies = environment["proxies"]
@@ -97,6 +98,9 @@ class Transport:
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
             raise self._in_words(error, timeout) from None
+        if not content and response.length_remaining is None and not response.chunked:
+            # http.client takes a header that breaks off for one that is over.
+            raise Unreachable(self._broken_off)
         # Of another status than 200, the status is what matters.
         if len(content) > MAX_BODY_BYTES and response.status == HTTPStatus.OK:
             message = f"the answer of {self._host} is longer than {MAX_BODY_BYTES // 1024} KiB"
@@ -143,7 +147,7 @@ class Transport:
                     whose = "of the proxy" if by_proxy else f"in {self._host}"
                     return Unreachable(f"the name {whose} cannot be resolved: {cause.strerror}")
                 case IncompleteRead() | RemoteDisconnected() | ConnectionResetError() | BrokenPipeError():
-                    return Unreachable(f"{self._host} broke the connection off")
+                    return Unreachable(self._broken_off)
                 case OSError() if cause.strerror:
                     through = " through the proxy" if by_proxy else ""
                     return Unreachable(f"no connection to {self._host}{through}: {cause.strerror}")
