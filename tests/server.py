@@ -224,6 +224,20 @@ def saying(*pieces: bytes) -> Script:
     return lambda peer: peer.say(*pieces)
 
 
+def then(*scripts: Script) -> Script:
+    """Return a script of several."""
+
+    def each(peer: Peer) -> None:
+        for script in scripts:
+            script(peer)
+
+    return each
+
+
+REFUSAL = saying(answer(b'{"code": 10001, "success": false, "msg": "user name or password is wrong"}'))
+"""What the portal says to a wrong password."""
+
+
 @contextmanager
 def proxy(trace: list[str]) -> Iterator[Server]:
     """Serve as an HTTP proxy that notes the first line of each request: tunnels for CONNECT, and hands the rest on."""

@@ -31,7 +31,19 @@ from cc_textfile.transport import MAX_BODY_BYTES, Reply, Transport
 from cc_textfile.window import Window
 from tests.certificates import bundle_of, loopback, served
 from tests.conftest import PATIENCE, Program, command, environment, run
-from tests.server import Peer, Script, Server, answer, dripping_handshake, endpoint_of, good, proxy, saying
+from tests.server import (
+    REFUSAL,
+    Peer,
+    Script,
+    Server,
+    answer,
+    dripping_handshake,
+    endpoint_of,
+    good,
+    proxy,
+    saying,
+    then,
+)
 
 WINDOW = Window.ending(datetime(2024, 2, 29, 16, 2, tzinfo=UTC), 5)
 SHORT = 0.5
@@ -212,16 +224,6 @@ def hole() -> Iterator[tuple[str, int]]:
     yield listener.getsockname()
     for each in (listener, *waiting):
         each.close()
-
-
-def then(*scripts: Script) -> Script:
-    """Return a script of several."""
-
-    def each(peer: Peer) -> None:
-        for script in scripts:
-            script(peer)
-
-    return each
 
 
 def dripping(data: bytes) -> Script:
@@ -703,8 +705,6 @@ def test_a_retry_after_beyond_the_deadline_is_not_waited_for(said: str, waits: l
 
 
 # --- Refusals --------------------------------------------------------------------------------------------------------
-
-REFUSAL = saying(answer(b'{"code": 10001, "success": false, "msg": "user name or password is wrong"}'))
 
 
 def refusing(*channels: str, by: Script = REFUSAL) -> Script:
