@@ -7,6 +7,7 @@ The rooms in reading order, which is the way of a datum, from settings to output
     window          time windows in UTC+8, and how the portal spells them
     client          `PortalClient`: a method an endpoint, retries, redaction
     transport       one HTTP exchange, bounded in time and in size
+    sockets         connections on which every wait ends in time
     answers         a type and a decoder per endpoint
     poll            each endpoint of each channel → `Snapshot`
     collector       `Snapshot` → metric families; the table of metrics

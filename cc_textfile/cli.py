@@ -132,7 +132,7 @@ def _run(settings: Settings, reload: Callable[[], Settings]) -> int:
 
 def _progress() -> "Watch | None":
     """Return a watch that draws a progress bar for polls of more than a second, if there is a terminal for it."""
-    if not sys.stderr.isatty():
+    if not sys.stderr or not sys.stderr.isatty():  # None where a shell closed it
         return None
     from cc_textfile.poll import Watch  # noqa: PLC0415 # brings requests with it
 

@@ -17,6 +17,7 @@ from cc_textfile import __version__, answers
 from cc_textfile.answers import Answer, Endpoint, HitRateAnswer, HttpCodeAnswer, IspAnswer, RegionAnswer
 from cc_textfile.errors import PortalError, Unreachable
 from cc_textfile.redaction import Redactor
+from cc_textfile.sockets import SHORTEST_TIMEOUT
 from cc_textfile.transport import Reply, Transport
 from cc_textfile.window import Window
 
@@ -25,9 +26,6 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 BACKOFF = 0.1
 """Seconds before the first retry, twice that before the second. As much again may come on top, by chance, so that
 requests that failed together don't come back together."""
-
-SHORTEST_TIMEOUT = 0.001
-"""Seconds; what begins at the deadline itself still needs a timeout that is one."""
 
 HEADERS = {"User-Agent": f"cc_textfile/{__version__}", "Accept": "application/json", "Accept-Encoding": "gzip"}
 

@@ -69,16 +69,13 @@ class Watch(NamedTuple):
 
 
 class Poller:
-    """Polls over and over with at most `concurrency` threads.
+    """Polls with at most `concurrency` threads.
 
-    A thread that hangs where no timeout reaches (in a look-up of a name) is given up on, and its place stays taken
-    until it returns: so many threads and no more, however many polls hang. All are daemons, so that none holds up
-    the end of the process.
+    They are daemons, so that none holds up the end of the process, and their requests end at the poll's deadline.
     """
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
-        self._threads: list[threading.Thread] = []
 
     def poll(
         self,
@@ -93,11 +90,7 @@ class Poller:
         """Return what the portal says of the channels in the window, within `deadline` seconds of `now`."""
         started = monotonic()
         run = _Run(client, channels, window, started + deadline)
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        places = min(self._concurrency - len(self._threads), run.total)
-        threads = [threading.Thread(target=run.work, name=f"poll-{n}", daemon=True) for n in range(places)]
-        self._threads += threads
-        run.start(threads)
+        run.start(min(self._concurrency, run.total))
         run.wait(watch)
         seconds = monotonic() - started
         answers, failures = run.outcomes()
@@ -123,7 +116,8 @@ class _Run:
         self._window = window
         self._deadline = deadline
         self._questions = [(channel, endpoint) for channel in channels for endpoint in Endpoint]
-        self._open = deque(self._questions)
+        # One question of each channel first: two channels that are refused must not pass for the account.
+        self._open = deque(sorted(self._questions, key=lambda question: question[1] is not Endpoint.HIT_RATE))
         self._answers: dict[Question, Answer] = {}
         self._failures: dict[Question, PortalError] = {}
         self._refusals: list[PortalError] = []
@@ -141,12 +135,10 @@ class _Run:
         """Whether it is the account that is refused, and not a channel."""
         return len(self._refusals) >= REFUSALS_OF_AN_ACCOUNT and not self._answers
 
-    def start(self, threads: list[threading.Thread]) -> None:
-        self._threads = len(threads)
-        for thread in threads:
-            thread.start()
-        if not threads:
-            self._done.set()
+    def start(self, threads: int) -> None:
+        self._threads = threads
+        for number in range(threads):
+            threading.Thread(target=self.work, name=f"poll-{number}", daemon=True).start()
 
     def work(self) -> None:
         """Ask one question after the other, until there is none left, no time, or no account to ask with."""

@@ -1,13 +1,20 @@
 """Keeps secrets out of what people read: passwords, in every spelling they travel in."""
 
 import base64
-import html
 import json
 import re
-from urllib.parse import quote, quote_plus
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from html.entities import html5
 
 MASK = "***"
 QUOTED = 200  # characters of foreign text that a message quotes
+
+SHORTEST_IN_BASE64 = 4
+"""Characters of a secret; what is shorter could be a part of any word."""
+
+BACKSLASHES = r"\\{1,4}"
+"""An escape may have been escaped again: the `repr` of JSON has two backslashes, and that in JSON four."""
 
 
 class Redactor:
@@ -21,9 +28,9 @@ class Redactor:
     def add(self, *secrets: str) -> None:
         """Learn further secrets; empty ones are none."""
         self._secrets.update(filter(None, secrets))
-        spellings = sorted({s for secret in self._secrets for s in _spellings(secret)}, key=len, reverse=True)
-        # Percent-encoding may use either case for its digits, so case is not looked at.
-        self._pattern = re.compile("|".join(map(re.escape, spellings)), re.IGNORECASE) if spellings else None
+        patterns = [_spelled(secret) for secret in sorted(self._secrets, key=len, reverse=True)]
+        patterns += [_in_base64(secret) for secret in self._secrets if len(secret) >= SHORTEST_IN_BASE64]
+        self._pattern = re.compile("|".join(patterns)) if patterns else None
 
     def __call__(self, text: str) -> str:
         """Return the text without the secrets."""
@@ -35,21 +42,43 @@ class Redactor:
         return line if len(line) <= QUOTED else line[:QUOTED] + "…"
 
 
-def _spellings(secret: str) -> set[str]:
-    encoded = secret.encode(errors="surrogatepass")
-    return {
-        secret,
-        quote(encoded),
-        quote(encoded, safe=""),
-        quote_plus(encoded),
-        quote_plus(encoded, safe="/"),
-        "".join(f"%{byte:02X}" for byte in encoded),
-        json.dumps(secret)[1:-1],
-        json.dumps(secret, ensure_ascii=False)[1:-1],
-        json.dumps(secret)[1:-1].replace("/", "\\/"),
-        repr(secret)[1:-1],
-        html.escape(secret),
-        html.escape(secret, quote=False),
-        base64.b64encode(encoded).decode(),
-        base64.urlsafe_b64encode(encoded).decode(),
-    }
+def _spelled(secret: str) -> str:
+    """Return a pattern of the secret, character by character: encoders differ in which of them they leave alone."""
+    entities: defaultdict[str, list[str]] = defaultdict(list)
+    for name, meant in html5.items():
+        entities[meant].append(name)
+    # A run of backslashes is taken as a whole: each alone can be one to four, and all ways to share them out are many.
+    runs = re.findall(r"\\+|[^\\]", secret)
+    return f"(?i:{''.join(_run(run[0], len(run), entities) for run in runs)})"
+
+
+def _run(character: str, times: int, entities: Mapping[str, Sequence[str]]) -> str:
+    """Return a pattern of all that one character, so many times, may have become."""
+    code = ord(character)
+    utf8 = character.encode(errors="surrogatepass")
+    utf16 = character.encode("utf-16-be", "surrogatepass").hex(" ", 2).split()
+    spellings = [
+        "".join(f"%(?:25)*{byte:02x}" for byte in utf8),
+        "".join(f"{BACKSLASHES}x{byte:02x}" for byte in utf8),
+        "".join(f"{BACKSLASHES}u{unit}" for unit in utf16),
+        f"{BACKSLASHES}(?:x{code:02x}|u{code:04x}|U{code:08x})",
+        f"&(?:amp;)*#(?:0*{code}|x0*{code:x});",
+        *(f"&(?:amp;)*{re.escape(name)}" for name in sorted(entities.get(character, ()), key=len, reverse=True)),
+        f"{BACKSLASHES}{re.escape(json.dumps(character)[1:-1][-1])}",
+    ]
+    if character == "\\":
+        return rf"(?:(?:{'|'.join(spellings[:-1])}){{{times}}}|\\{{{times},{4 * times}}})"
+    if character == " ":
+        spellings.append(r"\+")
+    return f"(?:{'|'.join([*spellings, re.escape(character)])})"
+
+
+def _in_base64(secret: str) -> str:
+    """Return a pattern of the secret in base64, at each of the three places where it can begin in a longer text."""
+    utf8 = secret.encode(errors="surrogatepass")
+    texts = []
+    for before, foreign in ((0, 0), (1, 2), (2, 3)):
+        own = (before + len(utf8)) * 8 // 6
+        texts.append(base64.b64encode(b"\0" * before + utf8).decode()[foreign:own])
+    known = "|".join(text.replace("+", "(?:[+-]|%2B)").replace("/", "(?:[/_]|%2F)") for text in texts)
+    return f"(?:{known})[A-Za-z0-9+/_-]?=*"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
+from urllib.parse import urlsplit
 
 from cc_textfile import values
 from cc_textfile.errors import SettingsError
@@ -238,6 +239,11 @@ class _Reading:
                 self._files[name] = (self._written(BY_NAME[file_name]) or ("",))[0]
         self._require()
         channels, notes = self._own_channels(self._values["channels"] or (), self._values["shard"])
+        if (
+            self._origins.get("pushgateway", "").startswith("flag")
+            and urlsplit(self._values["pushgateway"] or "").password
+        ):
+            notes += ("--pushgateway holds a password, which the process list shows; give it by PUSHGATEWAY",)
         if self._faults:
             raise SettingsError(tuple(self._faults))
         read = {"origins": self._origins, "files": self._files, "notes": notes}

@@ -1,16 +1,14 @@
-"""One HTTP exchange, bounded in time and in size, whose errors are words without the URL.
-
-`requests` bounds each wait for bytes, so a peer that drips one byte a second is never late for it. Here a
-socket's timeout is for all that happens until it is set again, which makes a request's timeout one in all.
-"""
+"""One HTTP exchange, bounded in time and in size, whose errors are words without the URL."""
 
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
-from time import monotonic
+from types import UnionType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,15 +17,17 @@ import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from cc_textfile.errors import Malformed, Overdue, PortalError, Unreachable
+from cc_textfile.errors import Malformed, Overdue, PortalError, SettingsError, Unreachable
+from cc_textfile.sockets import POOLS, TlsSocket, end_waits_in
 
 MAX_BODY_BYTES = 256 * 1024
 """The longest answer that is read, unpacked: some five times the portal's longest, a row for every country."""
 
-TIMEOUT_SLACK = 0.1
-"""Seconds that a socket's own timeout may lag behind: setting it is a system call, which quick answers do without."""
+FOREIGN_CODES = range(18, 22)
+"""X509_V_ERR_* of OpenSSL by which nobody who is trusted has issued the certificate."""
+
+FOREIGN = "issued by nobody whom this host trusts; --ca-file or REQUESTS_CA_BUNDLE names those it should"
 
 # urllib3 puts whole URLs, and so passwords, into its debug lines and warnings.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
@@ -51,6 +51,7 @@ class Transport:
 
     def __init__(self, base_url: str, *, connections: int = 1, ca_file: Path | None = None) -> None:
         self._host = urlsplit(base_url).netloc.rpartition("@")[2]
+        self._broken_off = f"{self._host} broke the connection off"
         environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
         self._proxies = environment["proxies"]
         self.proxy = select_proxy(base_url, self._proxies)
@@ -59,9 +60,16 @@ class Transport:
         self._adapter = _Adapter(connections, self.tls)
         self._root = requests.PreparedRequest()
         self._root.url = f"{base_url}/"
-        # What of a URL is not sent: nothing to a proxy that forwards, else scheme and host.
-        self._origin = self._root.url.removesuffix(self._adapter.request_url(self._root, self._proxies))
         self._pool: Any = None
+        try:
+            # What of a URL is not sent: nothing to a proxy that forwards, else scheme and host.
+            self._origin = self._root.url.removesuffix(self._adapter.request_url(self._root, self._proxies))
+            self._connections()
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
+            unusable = "the proxy that the environment names (http_proxy, https_proxy, all_proxy)"
+            raise SettingsError(
+                (f"{unusable if self.proxy else self._host} is no address that can be asked",)
+            ) from None
 
     def exchange(
         self,
@@ -79,6 +87,7 @@ class Transport:
 
         Raises `Unreachable`, `Overdue` or `Malformed`; redirects are answers like any other.
         """
+        end_waits_in(timeout)
         try:
             with self._connections().urlopen(
                 method,
@@ -95,7 +104,11 @@ class Transport:
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
             raise self.in_words(error, timeout) from None
-        if len(content) > most:
+        if not content and response.length_remaining is None and not response.chunked:
+            # http.client takes a header that breaks off for one that is over.
+            raise Unreachable(self._broken_off)
+        # Of another status than 200, the status is what matters.
+        if len(content) > most and response.status == HTTPStatus.OK:
             message = f"the answer of {self._host} is longer than {most // 1024} KiB"
             raise Malformed(message)
         return Reply(response.status, response.headers, content)
@@ -123,31 +136,37 @@ class Transport:
     def in_words(self, error: Exception, timeout: float) -> PortalError:  # noqa: C901, PLR0911 # a table, in effect
         """Return what went wrong on a connection to the server, without its URL."""
         causes = list(_causes(error))
+        by_proxy = _any(causes, urllib3.exceptions.ProxyError)
         for cause in causes:
             match cause:
                 case TimeoutError() | urllib3.exceptions.TimeoutError():
                     return Overdue(f"no whole answer from {self._host} within {timeout:.3g} s")
                 case ssl.SSLCertVerificationError():
                     return Unreachable(
-                        f"the certificate of {self._host} is not to be trusted: {cause.verify_message.rstrip('.')}",
+                        f"the certificate of {self._host} is not to be trusted: {cause.verify_message.rstrip('.')}"
+                        + (f" ({FOREIGN})" if cause.verify_code in FOREIGN_CODES else ""),
                         transient=False,
                     )
                 case ssl.SSLError():
-                    return Unreachable(f"TLS with {self._host} failed: {cause.reason or 'broken off'}")
+                    return Unreachable(f"TLS with {self._host} failed: {_said(cause)}")
                 case socket.gaierror():
-                    return Unreachable(f"the name in {self._host} cannot be resolved: {cause.strerror}")
+                    whose = "of the proxy" if by_proxy else f"in {self._host}"
+                    return Unreachable(f"the name {whose} cannot be resolved: {cause.strerror}")
                 case IncompleteRead() | RemoteDisconnected() | ConnectionResetError() | BrokenPipeError():
-                    return Unreachable(f"{self._host} broke the connection off")
+                    return Unreachable(self._broken_off)
                 case OSError() if cause.strerror:
-                    through = " through the proxy" if _any(causes, urllib3.exceptions.ProxyError) else ""
+                    through = " through the proxy" if by_proxy else ""
                     return Unreachable(f"no connection to {self._host}{through}: {cause.strerror}")
-        if _any(causes, urllib3.exceptions.ProxyError):
+        if by_proxy:
+            status = re.search(r"failed: (\d{3})", str(error))
             return Unreachable(
-                f"the proxy gave no connection to {self._host}; see the variables https_proxy and no_proxy"
+                f"the proxy gave no connection to {self._host}"
+                + (f" (HTTP status {status[1]})" if status else "")
+                + "; see the variables https_proxy and no_proxy"
             )
         if _any(causes, urllib3.exceptions.DecodeError):
             return Malformed(f"the answer of {self._host} cannot be unpacked")
-        if _any(causes, urllib3.exceptions.ProtocolError):
+        if _any(causes, urllib3.exceptions.ProtocolError | urllib3.exceptions.InvalidHeader):
             return Malformed(f"what {self._host} answers is not HTTP")
         return Unreachable(f"no exchange with {self._host}: {type(error).__name__}", transient=False)
 
@@ -161,86 +180,28 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     yield error
 
 
-def _any(causes: list[BaseException], kind: type[BaseException]) -> bool:
+def _any(causes: list[BaseException], kind: type[BaseException] | UnionType) -> bool:
     return any(isinstance(cause, kind) for cause in causes)
+
+
+def _said(error: ssl.SSLError) -> str:
+    """Return what OpenSSL calls the error, as people would say it."""
+    return error.reason.replace("_", " ").lower() if error.reason else "it was broken off"
 
 
 def _tls_context(named: object) -> ssl.SSLContext:
     """Return a context that verifies: by the bundle (a file or a folder) that is named, or by the one of `requests`."""
     bundle = Path(named) if isinstance(named, str | Path) else Path(certifi.where())
-    context = ssl.create_default_context(
-        cafile=str(bundle) if bundle.is_file() else None, capath=str(bundle) if bundle.is_dir() else None
-    )
-    context.sslsocket_class = _TlsSocket
+    try:
+        folder = bundle.is_dir()
+        context = ssl.create_default_context(
+            cafile=None if folder else str(bundle), capath=str(bundle) if folder else None
+        )
+    except OSError as error:
+        fault = f"the CA bundle {bundle}, which the environment names, cannot be read: {error.strerror}"
+        raise SettingsError((fault,)) from None
+    context.sslsocket_class = TlsSocket
     return context
-
-
-class _TotalTimeout(socket.socket):
-    """A socket whose timeout is for all that it receives until `settimeout` is called again."""
-
-    _timeout: float | None = None
-    _ends = 0.0
-
-    def settimeout(self, value: float | None, /) -> None:
-        self._timeout = value
-        if value is not None:
-            self._ends = monotonic() + value
-        super().settimeout(value)
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self._hold_to_timeout()
-        return super().recv_into(*args, **kwargs)
-
-    def recv(self, *args: Any, **kwargs: Any) -> bytes:
-        self._hold_to_timeout()
-        return super().recv(*args, **kwargs)
-
-    def _hold_to_timeout(self) -> None:
-        if self._timeout is None:
-            return
-        left = self._ends - monotonic()
-        if left <= 0:
-            raise TimeoutError
-        if left < self._timeout - TIMEOUT_SLACK:
-            self._timeout = left
-            super().settimeout(left)
-
-
-class _TlsSocket(_TotalTimeout, ssl.SSLSocket):
-    """The same over TLS; a handshake has a timeout in all already."""
-
-
-class _TotalTimeoutConnection(HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        """Connect to the first address that answers, within one timeout for all of them; urllib3 has one for each."""
-        ends = monotonic() + self.timeout  # type: ignore[operator] # `exchange` always gives one
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            self._dns_host, self.port, type=socket.SOCK_STREAM
-        ):
-            sock = _TotalTimeout(family, kind, protocol)
-            try:
-                sock.settimeout(max(ends - monotonic(), 0.001))
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.connect(address)
-            except OSError as error:
-                failure = error
-                sock.close()
-            else:
-                return sock
-        raise failure or OSError("no address")
-
-
-class _TotalTimeoutHTTPSConnection(_TotalTimeoutConnection, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _TotalTimeoutConnection
-
-
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TotalTimeoutHTTPSConnection
 
 
 class _Adapter(HTTPAdapter):
@@ -252,11 +213,11 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, ssl_context=self._tls)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs, ssl_context=self._tls)
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        manager.pool_classes_by_scheme = POOLS
         return manager
 
     def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "cc_textfile"
 ORDER = (
-    ("errors", "window", "translations", "redaction"),
+    ("errors", "window", "translations", "redaction", "sockets"),
     ("values", "answers", "logs", "signals", "notify", "step"),
     ("settings", "transport"),
     ("client",),
