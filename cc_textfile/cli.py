@@ -1,5 +1,6 @@
 """The command line: commands, wiring, and the one place where an error becomes an exit status."""
 
+import faulthandler
 import gc
 import logging
 import os
@@ -56,7 +57,8 @@ def exit_status() -> Iterator[None]:
     except SettingsError as error:
         for fault in error.faults:
             click.echo(f"cc-textfile: {fault}", err=True)
-        click.echo("cc-textfile: nothing was polled; `cc-textfile run --help` explains each setting", err=True)
+        if "JOURNAL_STREAM" not in os.environ:  # where each fault is a line of its own, and nobody asks for help
+            click.echo("cc-textfile: nothing was polled; `cc-textfile run --help` explains each setting", err=True)
         sys.exit(BAD_SETTINGS)
     except CcTextfileError as error:
         log.error("%s", error)  # noqa: TRY400 # the message says it all; a traceback is for bugs
@@ -111,6 +113,7 @@ def _run(settings: Settings, reload: Callable[[], Settings]) -> int:
 
     gc.freeze()
     gc.enable()
+    faulthandler.enable()  # systemd's watchdog aborts what hangs; this tells where it hung
     redact = Redactor(settings.password)
     configure(settings.log_level, settings.log_format, redact)
     for note in settings.notes:

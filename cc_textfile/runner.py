@@ -8,12 +8,12 @@ from time import monotonic
 from cc_textfile import report
 from cc_textfile.client import PortalClient
 from cc_textfile.collector import SnapshotCollector, registry
-from cc_textfile.errors import CcTextfileError
+from cc_textfile.errors import CcTextfileError, SettingsError
 from cc_textfile.notify import READY, RELOADING, WATCHDOG, notify, status, watchdog_interval
 from cc_textfile.output import output_of
 from cc_textfile.poll import Poller, Watch
 from cc_textfile.redaction import Redactor
-from cc_textfile.settings import Settings
+from cc_textfile.settings import Settings, called
 from cc_textfile.signals import stoppable, woken_by_hangup
 from cc_textfile.transport import Transport
 from cc_textfile.values import MOST_SECONDS
@@ -56,7 +56,13 @@ class Runner:
         `schedule` reckons in local time and from the end of a run. Held to the monotonic clock here, it keeps its
         rhythm when a run takes long, when the host's clock is set, and when its zone changes; a poll that was missed
         is not made up for.
+
+        Raises `SettingsError` when there is no folder to write to: a single poll ends with that as its error, and a
+        loop would poll on for nothing.
         """
+        textfile = self._settings.textfile
+        if textfile and not self._settings.pushgateway and not textfile.parent.is_dir():
+            raise SettingsError((f"{called('textfile')} names {textfile}; create the folder {textfile.parent} first",))
         import schedule  # noqa: PLC0415 # a single poll does without it
 
         scheduler = schedule.Scheduler()

@@ -115,6 +115,18 @@ def test_a_folder_that_was_removed(
     loop.recovers()
 
 
+def test_a_daemon_without_a_folder_does_not_start(tmp_path: Path, portal: DemoPortal) -> None:
+    """A folder that was never there is a fault of the settings: one line, nothing polled, and no try after try."""
+    path = tmp_path / "missing" / "a.prom"
+    ended = run("run", "--interval", "1h", env=account(portal, CC_TEXTFILE_PATH=str(path), JOURNAL_STREAM="8:1"))
+    assert ended.returncode == 2
+    assert (
+        ended.stderr
+        == f"cc-textfile: --textfile (CC_TEXTFILE_PATH) names {path}; create the folder {path.parent} first\n"
+    )
+    assert portal.requests == 0
+
+
 def test_a_folder_whose_owner_changed(
     tmp_path: Path, start: Start, portal: DemoPortal, pushgateway: Callable[..., str]
 ) -> None:

@@ -119,9 +119,10 @@ def test_a_daemon_says_what_is_wrong(
     """A poll that could not be delivered is in the status, and the daemon is ready all the same: it will try again."""
     systemd.settimeout(PATIENCE)
     systemd.bind(str(tmp_path / "notify"))
-    textfile = tmp_path / "gone" / "a.prom"
+    textfile = tmp_path / "a.prom"
+    textfile.mkdir()
     env = account(portal, CC_TEXTFILE_PATH=str(textfile), NOTIFY_SOCKET=str(tmp_path / "notify"))
     program = start(*command("run", "--interval", "1h"), env=env)
-    assert systemd.recv(4096).decode().startswith(f"STATUS={textfile} cannot be written: No such file")
+    assert systemd.recv(4096).decode().startswith(f"STATUS={textfile} cannot be written: Is a directory")
     assert systemd.recv(4096) == b"READY=1"
     assert program.end() == 0
