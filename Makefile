@@ -56,3 +56,50 @@ clean: ## remove all that was made
 .tools/fetched: tests/fetch-tools
 	tests/fetch-tools .tools
 	touch $@
+
+# What is built to be taken elsewhere. Everything in it is dated by the last commit, so that the same source gives the same
+# bytes. INTERPRETER is what starts the installed program; -I keeps out what a user has set or installed for Python.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+PREFIX ?= /usr/local
+INTERPRETER ?= /usr/bin/python3 -I
+zsh_completions ?= $(PREFIX)/share/zsh/site-functions
+installed = $(DESTDIR)$(PREFIX)
+
+.PHONY: zipapp
+zipapp: dist/cc-textfile.pyz ## build the whole program as one file, dist/cc-textfile.pyz
+
+dist/cc-textfile.pyz: .venv/program packaging/build_zipapp.py packaging/wheels.txt $(wildcard cc_textfile/*.py)
+	$(BIN)/python packaging/build_zipapp.py $@
+
+build/cc-textfile.1: dist/cc-textfile.pyz packaging/man_page.py
+	mkdir -p build
+	PYTHONPATH=dist/cc-textfile.pyz $(PYTHON) -P packaging/man_page.py > $@
+
+build/completion.%: dist/cc-textfile.pyz
+	mkdir -p build
+	PYTHONPATH=dist/cc-textfile.pyz _CC_TEXTFILE_COMPLETE=$*_source \
+		$(PYTHON) -P -c 'from cc_textfile.cli import main; main(prog_name="cc-textfile")' > $@
+
+.PHONY: install
+install: dist/cc-textfile.pyz build/cc-textfile.1 build/completion.bash build/completion.zsh build/completion.fish ## install under PREFIX, /usr/local
+	install -d $(installed)/bin $(installed)/lib/systemd/system
+	$(PYTHON) -m zipapp dist/cc-textfile.pyz --python '$(INTERPRETER)' --output $(installed)/bin/cc-textfile
+	chmod 0755 $(installed)/bin/cc-textfile
+	install -m 0644 systemd/*.service systemd/*.timer systemd/*.target $(installed)/lib/systemd/system/
+	sed -i 's|/usr/bin/cc-textfile|$(PREFIX)/bin/cc-textfile|' $(installed)/lib/systemd/system/cc-textfile*.service
+	install -D -m 0644 systemd/cc-textfile.sysusers $(installed)/lib/sysusers.d/cc-textfile.conf
+	install -D -m 0644 systemd/cc-textfile.tmpfiles $(installed)/lib/tmpfiles.d/cc-textfile.conf
+	test -e $(DESTDIR)/etc/default/cc-textfile || \
+		install -D -m 0644 packaging/cc-textfile.default $(DESTDIR)/etc/default/cc-textfile
+	install -D -m 0644 build/cc-textfile.1 $(installed)/share/man/man1/cc-textfile.1
+	install -D -m 0644 build/completion.bash $(installed)/share/bash-completion/completions/cc-textfile
+	install -D -m 0644 build/completion.zsh $(DESTDIR)$(zsh_completions)/_cc-textfile
+	install -D -m 0644 build/completion.fish $(installed)/share/fish/vendor_completions.d/cc-textfile.fish
+	install -D -m 0644 -t $(installed)/share/doc/cc-textfile README.md CHANGELOG.md LICENSE
+	install -D -m 0644 -t $(installed)/share/doc/cc-textfile/examples systemd/examples/*
+
+.PHONY: deb
+deb: ## build the Debian package, dist/cc-textfile_VERSION_all.deb
+	rm -rf build/deb dist/cc-textfile_*_all.deb
+	$(MAKE) --no-print-directory install DESTDIR=build/deb PREFIX=/usr zsh_completions=/usr/share/zsh/vendor-completions
+	packaging/build_deb dist build/deb

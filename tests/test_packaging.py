@@ -1,0 +1,158 @@
+"""The one file, the package and the units, as they are built; what they do on a host is in test_host."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cc_textfile.settings import SETTINGS
+from tests.conftest import ROOT, environment
+
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+
+
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("dist") / "cc-textfile.pyz")
+
+
+def built(target: Path) -> Path:
+    subprocess.run([sys.executable, "packaging/build_zipapp.py", target], cwd=ROOT, check=True, capture_output=True)
+    return target
+
+
+def made(target: str) -> None:
+    subprocess.run(["make", "--silent", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def pythons() -> list[str]:
+    """Return the Pythons here that the program is made for, and that start."""
+    found = [path for version in VERSIONS if (path := shutil.which(f"python{version}"))]
+    works = [
+        path for path in found if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
+    ]
+    return works or [sys.executable]
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_one_file_is_the_whole_program(one_file: Path, tmp_path: Path, python: str) -> None:
+    """In an empty folder, without site-packages: the demo polls and writes its file, and leaves nothing else."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    ended = subprocess.run(
+        [python, "-I", "-S", one_file, "demo"],
+        cwd=folder,
+        env=environment(TMPDIR=str(temporary)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "traffic" in ended.stdout
+    assert [path.name for path in folder.rglob("*")] == ["demo-textfile", "cc_textfile.prom"]
+    assert not list(temporary.iterdir())
+
+
+def test_one_file_starts_by_its_name(one_file: Path) -> None:
+    """It is executable, and behind another first line it still is: so it is installed."""
+    other = one_file.with_name("cc-textfile")
+    interpreter = f"{sys.executable} -I"
+    subprocess.run([sys.executable, "-m", "zipapp", one_file, "--python", interpreter, "--output", other], check=True)
+    for path in (one_file, other):
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+        assert said.startswith("cc-textfile, version ")
+
+
+def test_an_old_python_is_told_so(one_file: Path) -> None:
+    """One line instead of a traceback; the check itself has to be read by any Python 3."""
+    with zipfile.ZipFile(one_file) as archive:
+        main = archive.read("__main__.py").decode()
+    old = main.replace("sys.version_info < (3, 11)", "sys.version_info < (4,)")
+    assert old != main
+    said = subprocess.run([sys.executable, "-c", old], capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    assert re.fullmatch(r"cc-textfile needs Python 3\.11 or later, and this is 3\.\d+\n", said.stderr)
+
+
+def test_one_file_is_pure_and_in_order(one_file: Path) -> None:
+    """No compiled code, which would tie it to a machine or a Python; names sorted, for the same bytes each time."""
+    with zipfile.ZipFile(one_file) as archive:
+        names = archive.namelist()
+        assert not [name for name in names if archive.read(name).startswith(b"\x7fELF")]
+    assert names == sorted(names)
+    assert not {Path(name).suffix for name in names} & {".so", ".pyd", ".pyc"}
+
+
+def test_what_is_in_the_file_is_licensed_and_what_the_program_asks_for(one_file: Path) -> None:
+    """The list of wheels has every dependency of pyproject.toml, and the package's copyright file names them all."""
+    wheels = re.findall(r"^(\S+?)==", (ROOT / "packaging" / "wheels.txt").read_text(), re.MULTILINE)
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {re.split(r"[<>=!~]", dependency)[0] for dependency in asked} <= set(wheels)
+    licensed = re.findall(r"^Files: (\w+)/\*$", (ROOT / "packaging" / "debian" / "copyright").read_text(), re.MULTILINE)
+    assert licensed == sorted(wheels)
+    with zipfile.ZipFile(one_file) as archive:
+        assert {name.split("/")[0] for name in archive.namelist() if name.endswith("/__init__.py")} == {
+            "cc_textfile",
+            *wheels,
+        }
+
+
+def test_built_twice_the_bytes_are_the_same(one_file: Path, tmp_path: Path) -> None:
+    """The one file, and the package, too."""
+    assert built(tmp_path / "again.pyz").read_bytes() == one_file.read_bytes()
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("dpkg-deb not installed")
+    bytes_of = []
+    for _ in range(2):
+        made("deb")
+        (package,) = (ROOT / "dist").glob("cc-textfile_*_all.deb")
+        bytes_of.append(package.read_bytes())
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_the_man_page_tells_of_each_setting() -> None:
+    """It is made from the commands' help: each flag and variable is there."""
+    made("build/cc-textfile.1")
+    page = (ROOT / "build" / "cc-textfile.1").read_text().replace("\\-", "-")
+    for setting in SETTINGS:
+        assert setting.variable in page
+        assert not setting.flag or f"\\fB{setting.flag} " in page
+    assert ".SH NAME\ncc-textfile - ChinaCache CDN statistics for Prometheus\n" in page
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_for_the_installed_command(shell: str) -> None:
+    """The script asks `cc-textfile`, by that name, for what can follow."""
+    made(f"build/completion.{shell}")
+    script = (ROOT / "build" / f"completion.{shell}").read_text()
+    assert f"_CC_TEXTFILE_COMPLETE={shell}_complete" in script
+
+
+def test_bash_completes_commands_and_flags(one_file: Path, tmp_path: Path) -> None:
+    """What bash shows at a Tab."""
+    made("build/completion.bash")
+    (tmp_path / "cc-textfile").symlink_to(one_file)
+    script = (
+        f"source {ROOT}/build/completion.bash; COMP_WORDS=(cc-textfile run --password) COMP_CWORD=2;"
+        " _cc_textfile_completion cc-textfile; echo ${COMPREPLY[@]}"
+    )
+    env = environment(PATH=f"{tmp_path}:{os.environ['PATH']}")
+    said = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert said.stdout == "--password-file\n", said.stderr
+
+
+def test_all_services_are_closed_alike() -> None:
+    """A unit has no include: what the units close stands in each of them, and must not drift apart."""
+    closed = set()
+    for unit in ("cc-textfile.service", "cc-textfile@.service", "cc-textfiled.service"):
+        lines = (ROOT / "systemd" / unit).read_text().partition("\nProtectSystem=")[2].partition("\n[Install]")[0]
+        closed.add("\n".join(line for line in lines.splitlines() if line and not line.startswith("#")))
+    assert len(closed) == 1
