@@ -79,6 +79,7 @@ def test_every_make_target_that_is_named_is_there() -> None:
 def test_every_flag_that_is_named_is_there() -> None:
     """A flag of cc-textfile in the README is one of a command's help, unless it is another program's."""
     others = {"--collector.textfile.directory", "--config.file", "--pipe", "--since", "--wait", "--web.listen-address"}
+    others |= {"--create", "--now", "--on-calendar", "--property", "--service-type", "--unit"}  # systemd's
     helps = "".join(run(command, "--help", env=environment()).stdout for command in ("run", "check", "demo"))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]+", README)) - others
     assert named
