@@ -6,6 +6,7 @@ their times, and in nothing else: each method here names its own, and `_ask` doe
 
 import random
 from collections.abc import Callable
+from itertools import count
 from time import monotonic, sleep
 from typing import TypeVar
 from urllib.parse import quote
@@ -92,7 +93,7 @@ class PortalClient:
         Not by `Retry` mounted on the session: it sleeps past any deadline, does not see a body that breaks off, and
         logs the URL, which holds the password.
         """
-        for attempt in range(RETRIES + 1):
+        for attempt in count():
             timeout = max(min(self._timeout, deadline - monotonic()), SHORTEST_TIMEOUT)
             outcome: Reply | Unreachable
             try:

@@ -68,7 +68,7 @@ def answer(endpoint: Endpoint, query: Query, now: datetime) -> dict[str, Any]:
             return {"HitPercent": ratio, "Hit": hits, "MissPercent": 1 - ratio, "Miss": requests - hits, "code": 1}
         case Endpoint.ISP:
             return {"isps": _rows(channel, "isp", ISPS, requests) if daily else [], **flux}
-        case Endpoint.REGION:
+        case _:
             provinces = _rows(channel, "provinceName", PROVINCES, requests) if daily else []
             return {
                 "provinces": provinces,

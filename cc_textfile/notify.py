@@ -32,6 +32,11 @@ def notify(*fields: str) -> None:
         channel.sendall("\n".join(fields).encode())
 
 
+def is_notified() -> bool:
+    """Tell whether systemd waits to hear from this process."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
 def watchdog_interval() -> float | None:
     """Return how often to send WATCHDOG, in seconds: half of what systemd allows. None when it doesn't watch us."""
     allowed = os.environ.get("WATCHDOG_USEC", "")

@@ -66,7 +66,7 @@ class Textfile:
             try:
                 lock.bind(f"\0{self._name}")
             except OSError as error:
-                if error.errno != errno.EADDRINUSE:
+                if error.errno != errno.EADDRINUSE:  # pragma: no cover # no other is known to come of a name like this
                     raise
                 message = (
                     f"{self._path} is being written by another cc-textfile, {self.holder() or HIDDEN}: "

@@ -1,5 +1,6 @@
 """One poll: every endpoint of every channel, side by side, until all is in or the deadline has come."""
 
+import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from cc_textfile.answers import Answer, Endpoint
 from cc_textfile.client import PortalClient
 from cc_textfile.errors import BadStatus, Overdue, PortalError, Refused
 from cc_textfile.window import Window
+
+log = logging.getLogger(__name__)
 
 REFUSALS_OF_AN_ACCOUNT = 8
 """So many refusals, and no good answer, mean that the account is refused; asking on could lock it."""
@@ -143,11 +146,7 @@ class _Run:
     def work(self) -> None:
         """Ask one question after the other, until there is none left, no time, or no account to ask with."""
         try:
-            while self._open and monotonic() < self._deadline and not self.account_refused:
-                try:
-                    question = self._open.popleft()
-                except IndexError:  # another thread took the last one
-                    break
+            while monotonic() < self._deadline and not self.account_refused and (question := self._next()):
                 self._put(question)
         except Exception as bug:  # noqa: BLE001 # raised again by `wait`, where it can be seen
             self._bugs.append(bug)
@@ -157,14 +156,22 @@ class _Run:
                 if not self._threads:
                     self._done.set()
 
+    def _next(self) -> Question | None:
+        try:
+            return self._open.popleft()
+        except IndexError:
+            return None
+
     def _put(self, question: Question) -> None:
         channel, endpoint = question
+        began = monotonic()
         try:
             self._answers[question] = self._ask[endpoint](channel, self._window, self._deadline)
         except PortalError as failure:
             if is_refusal(failure):
                 self._refusals.append(failure)
             self._failures[question] = failure
+        log.debug("%s of channel %s took %.3f s", endpoint, channel, monotonic() - began)
 
     def wait(self, watch: Watch | None) -> None:
         """Return when all threads are done, or at the deadline; the watch's last tick says that all is settled."""

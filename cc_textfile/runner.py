@@ -9,7 +9,7 @@ from cc_textfile import report
 from cc_textfile.client import PortalClient
 from cc_textfile.collector import SnapshotCollector, registry
 from cc_textfile.errors import CcTextfileError, SettingsError
-from cc_textfile.notify import READY, RELOADING, WATCHDOG, notify, status, watchdog_interval
+from cc_textfile.notify import READY, RELOADING, WATCHDOG, is_notified, notify, status, watchdog_interval
 from cc_textfile.output import output_of
 from cc_textfile.poll import Poller, Watch
 from cc_textfile.redaction import Redactor
@@ -57,11 +57,11 @@ class Runner:
         rhythm when a run takes long, when the host's clock is set, and when its zone changes; a poll that was missed
         is not made up for.
 
-        Raises `SettingsError` when there is no folder to write to: a single poll ends with that as its error, and a
-        loop would poll on for nothing.
+        Raises `SettingsError` when systemd started it without a folder to write to: the mounts of a unit are laid when
+        it starts, and a folder that is made later stays read-only in it, so that it would poll on for nothing.
         """
         textfile = self._settings.textfile
-        if textfile and not self._settings.pushgateway and not textfile.parent.is_dir():
+        if is_notified() and textfile and not self._settings.pushgateway and not textfile.parent.is_dir():
             raise SettingsError((f"{called('textfile')} names {textfile}; create the folder {textfile.parent} first",))
         import schedule  # noqa: PLC0415 # a single poll does without it
 

@@ -115,10 +115,21 @@ def test_a_folder_that_was_removed(
     loop.recovers()
 
 
-def test_a_daemon_without_a_folder_does_not_start(tmp_path: Path, portal: DemoPortal) -> None:
-    """A folder that was never there is a fault of the settings: one line, nothing polled, and no try after try."""
+def test_a_loop_waits_for_its_folder(tmp_path: Path, start: Start, portal: DemoPortal) -> None:
+    """A folder that is not there yet is a failed delivery: the loop tries again at each poll, until it is."""
     path = tmp_path / "missing" / "a.prom"
-    ended = run("run", "--interval", "1h", env=account(portal, CC_TEXTFILE_PATH=str(path), JOURNAL_STREAM="8:1"))
+    program = start(*command("run", "--interval", "100ms"), env=account(portal, CC_TEXTFILE_PATH=str(path)))
+    program.line(f"error: {path} cannot be written: No such file or directory")
+    path.parent.mkdir()
+    program.line(f"; wrote {path}$")
+    assert program.end() == 0
+
+
+def test_a_unit_without_a_folder_does_not_start(tmp_path: Path, portal: DemoPortal) -> None:
+    """In a unit's mounts a folder that is made later stays read-only: one line, nothing polled, no try after try."""
+    path = tmp_path / "missing" / "a.prom"
+    env = account(portal, CC_TEXTFILE_PATH=str(path), JOURNAL_STREAM="8:1", NOTIFY_SOCKET="@nobody-listens")
+    ended = run("run", "--interval", "1h", env=env)
     assert ended.returncode == 2
     assert (
         ended.stderr

@@ -1,0 +1,73 @@
+"""What a poll tells: on a terminal while it is under way, and in the log when it is over."""
+
+import os
+import pty
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cc_textfile import report
+from cc_textfile.answers import Endpoint
+from cc_textfile.demo import DemoPortal
+from cc_textfile.errors import Malformed
+from cc_textfile.poll import Snapshot
+from cc_textfile.window import Window
+from tests.conftest import Program, account, command
+
+NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
+
+
+def test_a_long_poll_shows_a_progress_bar_on_a_terminal_and_only_there(tmp_path: Path, portal: DemoPortal) -> None:
+    """The bar is drawn on standard error, if that is a terminal, and is over when the poll is."""
+    portal.fault = lambda endpoint, _: "hang" if endpoint == Endpoint.ISP else None
+    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"), TERM="xterm", WATCHDOG_USEC="1000000")
+    arguments = command("run", "--timeout", "2s", "--interval", "1h")
+    terminal, end = pty.openpty()
+    with subprocess.Popen(arguments, env=env, stderr=end, stdout=subprocess.DEVNULL) as process:
+        os.close(end)
+        shown = ""
+        while "; wrote " not in shown:
+            shown += os.read(terminal, 4096).decode()
+        process.terminate()
+        assert process.wait() == 0
+    os.close(terminal)
+    assert "polling" in shown
+    assert "75%" in shown
+    assert shown.index("100%") < shown.index("polled 3 channels")
+
+
+def test_elsewhere_there_is_no_progress_bar(tmp_path: Path, portal: DemoPortal, start: Callable[..., Program]) -> None:
+    """A journal is no place for a bar."""
+    portal.fault = lambda endpoint, _: "hang" if endpoint == Endpoint.ISP else None
+    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
+    program = start(*command("run", "--timeout", "2s"), env=env)
+    assert program.end(None) == 0
+    assert "%" not in program.said
+    assert "polling" not in program.said
+
+
+def test_a_debug_log_tells_how_long_each_request_took(
+    tmp_path: Path, portal: DemoPortal, start: Callable[..., Program]
+) -> None:
+    """At debug level there is a line for each request, and no URL in it."""
+    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
+    program = start(*command("run", "--log-level", "debug"), env=env)
+    assert program.end(None) == 0
+    lines = [line for line in program.said.splitlines() if " took " in line]
+    assert len(lines) == 12
+    assert "http" not in program.said.replace("http_code", "")
+
+
+def test_a_portal_that_words_each_failure_differently_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Of many distinct failures the first are logged, and the number of the others."""
+    failures = {
+        (str(n), Endpoint.ISP): Malformed(f"nonsense number {n}", channel=str(n), endpoint=Endpoint.ISP)
+        for n in range(25)
+    }
+    channels = tuple(str(n) for n in range(25))
+    report.failures(Snapshot(Window.ending(NOW, 5), channels, {}, failures, NOW, 1.0, account_refused=False), "me")
+    assert len(caplog.messages) == report.MOST_FAILURE_LINES + 1
+    assert caplog.messages[-1] == "5 more distinct failures are not logged"

@@ -1,0 +1,48 @@
+"""Every wait on a socket ends when the exchange has to, whichever call it is."""
+
+import socket
+from collections.abc import Callable
+from time import monotonic
+
+import pytest
+import requests
+
+from cc_textfile.errors import Unreachable
+from cc_textfile.sockets import _Socket, end_waits_in
+from cc_textfile.transport import Transport
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [lambda s: s.recv(1), lambda s: s.recv_into(bytearray(1)), lambda s: s.sendall(bytes(1 << 24))],
+    ids=["recv", "recv_into", "sendall"],
+)
+def test_a_silent_peer_is_given_up_on(wait: Callable[[socket.socket], object]) -> None:
+    """Reading by either call, and writing to who does not read, end with the exchange, whatever timeout was set."""
+    ours, theirs = socket.socketpair()
+    with theirs, _Socket(ours.family, ours.type, ours.proto, ours.detach()) as sock:
+        end_waits_in(0.2)
+        sock.settimeout(3600)
+        began = monotonic()
+        with pytest.raises(TimeoutError):
+            wait(sock)
+        assert monotonic() - began < 1.2
+        with pytest.raises(TimeoutError):
+            wait(sock)
+
+
+def test_a_socket_without_a_timeout_has_none() -> None:
+    """Who sets no timeout waits as long as it takes, as with any socket."""
+    ours, theirs = socket.socketpair()
+    with theirs, _Socket(ours.family, ours.type, ours.proto, ours.detach()) as sock:
+        sock.settimeout(None)
+        theirs.send(b"x")
+        assert sock.recv(1) == b"x"
+
+
+def test_an_error_that_nobody_foresaw_is_named_by_its_kind() -> None:
+    """What `requests` may come up with one day is a failed exchange, in words without the URL."""
+    error = Transport("http://127.0.0.1:9").in_words(requests.RequestException("http://host/?apiPasswd=secret"), 1)
+    assert isinstance(error, Unreachable)
+    assert str(error) == "no exchange with 127.0.0.1:9: RequestException"
+    assert not error.transient
