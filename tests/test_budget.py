@@ -168,3 +168,25 @@ def test_a_slow_portal_is_warned_of(portal: DemoPortal, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert re.search("warning: the portal did [12] requests a second, at which a whole poll of 12 takes", done.stderr)
     assert "and --deadline is 1s: raise that" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "range_"),
+    [
+        ("--shard", "0/3", "I from 1 to N and N up to 9999"),
+        ("--shard", "4/3", "I from 1 to N and N up to 9999"),
+        ("--shard", "1", "I from 1 to N and N up to 9999"),
+        ("--shard", "a/b", "I from 1 to N and N up to 9999"),
+        ("--concurrency", "0", "a whole number from 1 to 1000"),
+        ("--concurrency", "100000", "a whole number from 1 to 1000"),
+    ],
+)
+def test_a_budget_out_of_range_is_not_begun(
+    portal: DemoPortal, tmp_path: Path, flag: str, value: str, range_: str
+) -> None:
+    """Exit 2 says the range, and the portal is not asked."""
+    done = run("run", flag, value, "--textfile", str(tmp_path / "a.prom"), env=account(portal))
+    assert done.returncode == 2
+    assert flag in done.stderr
+    assert range_ in done.stderr
+    assert portal.requests == 0
