@@ -1,9 +1,13 @@
-"""What a poll tells the operator: one line for itself, and one for each distinct failure."""
+"""What a run tells the operator: what it will ask, how each poll went, and each distinct failure."""
 
 import logging
 from collections import defaultdict
+from datetime import timedelta
 
-from cc_textfile.errors import PortalError, Refused
+import durationpy
+
+from cc_textfile.answers import Endpoint
+from cc_textfile.errors import Overdue, PortalError, Refused
 from cc_textfile.poll import Snapshot
 
 MOST_FAILURE_LINES = 20
@@ -11,7 +15,47 @@ MOST_FAILURE_LINES = 20
 
 MOST_CHANNELS_NAMED = 3
 
+A_DAY = timedelta(days=1).total_seconds()
+
 log = logging.getLogger(__name__)
+
+
+def budget(channels: int, interval: float | None) -> None:
+    """Log how many requests the portal will see: in a poll, and in a day of polls that are `interval` seconds apart."""
+    requests = channels * len(Endpoint)
+    daily = f"; {requests * A_DAY / interval:,.0f} a day, with a poll every {_duration(interval)}" if interval else ""
+    log.info(
+        "%s requests a poll, %d for each of %d channels%s",
+        f"{requests:,}",
+        len(Endpoint),
+        channels,
+        daily,
+        extra={"channels": channels, "requests": requests},
+    )
+
+
+def pace(snapshot: Snapshot, *, deadline: float, interval: float | None) -> None:
+    """Warn when the portal, as fast as it was in this poll, is too slow for a whole one; both limits in seconds."""
+    in_time = snapshot.requests - sum(isinstance(error, Overdue) for error in snapshot.failures.values())
+    if not snapshot.answers:
+        return  # no portal to speak of, and that is said elsewhere
+    whole = snapshot.seconds * snapshot.requests / in_time
+    name, limit = ("--interval", interval) if interval and interval < deadline else ("--deadline", deadline)
+    if whole > limit:
+        log.warning(
+            "the portal did %.0f requests a second, at which a whole poll of %s takes %s, and %s is %s: "
+            "raise that, or --concurrency, or share the channels out with --shard",
+            in_time / snapshot.seconds,
+            f"{snapshot.requests:,}",
+            _duration(round(whole, 1)),
+            name,
+            _duration(limit),
+            extra={"requests": snapshot.requests, "seconds": round(whole, 3)},
+        )
+
+
+def _duration(seconds: float) -> str:
+    return str(durationpy.to_str(timedelta(seconds=seconds)))
 
 
 def poll(snapshot: Snapshot, series: int, where: str) -> str:

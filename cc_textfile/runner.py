@@ -48,6 +48,7 @@ class Runner:
         Raises `OutputError` when nothing was delivered.
         """
         with stoppable(), self._output.held():
+            report.budget(len(self._settings.channels), None)
             return self._poll(self._watch)
 
     def loop(self, interval: float) -> None:
@@ -68,6 +69,7 @@ class Runner:
         scheduler = schedule.Scheduler()
         job = scheduler.every(interval).seconds.do(self._poll_and_live_on)  # type: ignore[arg-type] # any number, says timedelta
         with stoppable(), woken_by_hangup() as (sleep, hung_up), self._output.held():
+            report.budget(len(self._settings.channels), interval)
             due = monotonic()
             scheduler.run_all()
             notify(READY)
@@ -115,6 +117,7 @@ class Runner:
             # between polls.
             self._transport.close()
         report.failures(snapshot, settings.user)
+        report.pace(snapshot, deadline=settings.deadline, interval=settings.interval)
         collector = SnapshotCollector(snapshot)
         where = self._output.deliver(registry(collector))
         notify(status(report.poll(snapshot, collector.series, where)))
