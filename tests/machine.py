@@ -28,7 +28,7 @@ PACKAGES: Final = (
     "prometheus-node-exporter",
     "prometheus",
 )
-TOOLS: Final = ("debootstrap", "systemd-nspawn", "nsenter", "apt-get")
+TOOLS: Final = ("debootstrap", "systemd-nspawn", "nsenter", "unshare", "apt-get")
 PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE: Final = 60.0
 """Seconds that a command, or an event, may take; far beyond what a slow machine needs."""
@@ -47,7 +47,20 @@ def missing() -> str | None:
         return f"{', '.join(absent)} not installed"
     if os.geteuid() != 0:
         return "not root"
+    if (
+        subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False).returncode
+        != 0
+    ):
+        return "not allowed to make namespaces"
+    if not all(os.access(hierarchy, os.W_OK) for hierarchy in _hierarchies()):
+        return "not allowed to make control groups"
     return None
+
+
+def _hierarchies() -> list[Path]:
+    """Return where systemd keeps its control groups: beside those of the first version, or all in one."""
+    beside = [Path("/sys/fs/cgroup", name) for name in ("systemd", "unified")]
+    return [path for path in beside if path.is_dir()] or [Path("/sys/fs/cgroup")]
 
 
 def _release() -> str:
@@ -100,11 +113,7 @@ class Machine:
         self._source = source
         self._name = f"cc-textfile-test-{os.getpid()}"
         self._leader = 0
-        self._groups = [
-            Path(folder, self._name)
-            for folder in ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified")
-            if Path(folder).is_dir()
-        ] or [Path("/sys/fs/cgroup", self._name)]
+        self._groups = [hierarchy / self._name for hierarchy in _hierarchies()]
 
     def __enter__(self) -> Self:
         """Boot, until every unit of the default target is up."""
@@ -142,8 +151,12 @@ class Machine:
                 preexec_fn=enter_groups,  # noqa: PLW1509 # no thread of ours runs yet
             )
             said = ""
-            while "READY=1" not in said:
-                said += booted.recv(4096).decode() + "\n"
+            try:
+                while "READY=1" not in said:
+                    said += booted.recv(4096).decode() + "\n"
+            except TimeoutError:
+                self._process.terminate()
+                raise
             self._leader = int(said.partition("X_NSPAWN_LEADER_PID=")[2].split()[0])
         return self
 
