@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cc_textfile.values import Shard
 from tests.conftest import ROOT as SOURCE
 from tests.conftest import eventually
 from tests.machine import Machine, NoRootError, missing, root
@@ -281,6 +282,18 @@ def test_a_host_of_the_ansible_role(host: Machine, portal: Portal) -> None:
     assert host.run("stat", "--format=%a", "/var/lib/node_exporter/cc-textfile.prom").strip() == "644"
     host.run("apt-get", "remove", "--yes", "cc-textfile")
     assert host.run("ls", "-A", "/var/lib/node_exporter") == ""
+
+
+def test_a_host_polls_the_shard_that_its_timer_is_named_for(host: Machine, portal: Portal) -> None:
+    """With the example and the same settings on every host, cc-textfile@2-4 polls 2/4 of the channels, and no other."""
+    portal()
+    channels = [str(100201 + n) for n in range(20)]
+    configure(host, SETTINGS.replace("100201,100202", ",".join(channels)))
+    drop_in(host, "cc-textfile@.service", host.run("cat", "/usr/share/doc/cc-textfile/examples/shards.conf"))
+    host.run("systemctl", "start", "cc-textfile@2-4.service")
+    assert host.run("systemd-analyze", "verify", "cc-textfile@2-4.service") == ""
+    polled = set(re.findall(r'cc_textfile_endpoint_up{channel="(\d+)"', served(host)))
+    assert polled == {channel for channel in channels if Shard(2, 4).has(channel)}
 
 
 def test_each_failure_reaches_the_hook(host: Machine) -> None:
