@@ -103,3 +103,7 @@ deb: ## build the Debian package, dist/cc-textfile_VERSION_all.deb
 	rm -rf build/deb dist/cc-textfile_*_all.deb
 	$(MAKE) --no-print-directory install DESTDIR=build/deb PREFIX=/usr zsh_completions=/usr/share/zsh/vendor-completions
 	packaging/build_deb dist build/deb
+
+.PHONY: bench
+bench: .venv/development ## measure speed and memory beside their floors (takes four minutes; wants an idle machine)
+	$(BIN)/python -m benchmarks

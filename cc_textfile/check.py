@@ -72,8 +72,8 @@ def _settings(settings: Settings, redact: Redactor) -> Iterator[Step]:
                 shown = f"{value:g}" if isinstance(value, float) else str(value)
         detail = f"{shown}{UNITS.get(setting.name, '')}, by {settings.origin(setting.name)}"
         yield Step(f"settings {setting.name}", State.OK, detail)
-    for note in settings.notes:
-        yield Step("settings channels", State.WARNING, note, f"take it out of {settings.origin('channels')}")
+    for name, note in settings.notes:
+        yield Step(f"settings {name}", State.WARNING, note, f"correct {settings.origin(name)}")
 
 
 def _outputs(settings: Settings, redact: Redactor, clock: Clock) -> Iterator[Step]:
@@ -122,7 +122,7 @@ def show(steps: Iterable[Step], *, as_json: bool) -> bool:
 def _takes_marks() -> bool:
     try:
         "".join(mark for mark, _ in MARKS.values()).encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, AttributeError):  # no marks, or no standard output at all
         return False
     return sys.stdout.isatty()
 
@@ -142,6 +142,6 @@ def _plain_line(step: Step) -> str:
 
 
 def _echo(text: str) -> None:
-    encoding = sys.stdout.encoding
+    encoding = sys.stdout.encoding if sys.stdout else "utf-8"
     colour = False if os.environ.get("NO_COLOR") else None
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding), color=colour)

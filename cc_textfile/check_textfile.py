@@ -140,7 +140,7 @@ def _is_any_owner() -> bool:
 def _is_mount(path: Path) -> bool:
     place = os.path.realpath(path.parent) + "/" + path.name
     with suppress(OSError):
-        mounts = (line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        mounts = (line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines())
         return any(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount) == place for mount in mounts)
     return False
 
@@ -210,4 +210,6 @@ def _mend(error: OSError, folder: Path) -> str:
             return f"make room: {shlex.join(['df', '-h', str(folder)])}"
         case errno.EROFS:
             return f"under systemd ReadWritePaths={folder}, else mount it for writing: findmnt -T {folder}"
+        case errno.ENAMETOOLONG:
+            return f"give {called('textfile')} a name that is 40 characters shorter"
     return f"as root: {shlex.join(['chown', _user(), str(folder)])}"

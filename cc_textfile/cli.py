@@ -106,6 +106,22 @@ def run(**flags: str | None) -> None:
 
 
 def _run(settings: Settings, reload: Callable[[], Settings]) -> int:
+    try:
+        with stoppable():
+            return _poll(settings, reload)
+    except KeyboardInterrupt as stop:
+        name = str(stop)
+        if settings.interval is None:
+            log.error("%s before the poll was over: nothing was delivered", name)  # noqa: TRY400
+            return FAILED
+        notify(STOPPING)
+        log.info("%s: stopped", name)
+    return 0
+
+
+def _poll(settings: Settings, reload: Callable[[], Settings]) -> int:
+    redact = Redactor(settings.password)
+    configure(settings.log_level, settings.log_format, redact)
     # Modules are no garbage. To look for some among them, while they are read and when all ends, is a fifth of the CPU
     # time of a run with one channel.
     gc.disable()
@@ -114,23 +130,13 @@ def _run(settings: Settings, reload: Callable[[], Settings]) -> int:
     gc.freeze()
     gc.enable()
     faulthandler.enable()  # systemd's watchdog aborts what hangs; this tells where it hung
-    redact = Redactor(settings.password)
-    configure(settings.log_level, settings.log_format, redact)
-    for note in settings.notes:
+    for _, note in settings.notes:
         log.warning("%s", note)
     runner = Runner(settings, redact, reload=reload, watch=_progress())
-    try:
-        if settings.interval is None:
-            return 0 if runner.once() else FAILED
-        runner.loop(settings.interval)
-    except KeyboardInterrupt as stop:
-        name = str(stop) or "SIGINT"
-        if settings.interval is None:
-            log.error("%s before the poll was over: nothing was delivered", name)  # noqa: TRY400
-            return FAILED
-        notify(STOPPING)
-        log.info("%s: stopped", name)
-    return 0
+    if settings.interval is None:
+        return 0 if runner.once() else FAILED
+    runner.loop(settings.interval)
+    return 0  # pragma: no cover # a loop ends by a signal
 
 
 def _progress() -> "Watch | None":
@@ -258,6 +264,8 @@ def demo(interval: str | None, folder: str, serve: str | None, faults: tuple[str
             "textfile": str(textfile),
             "portal_url": portal.url,
         }
+        # A proxy of the environment leads to the portals of others.
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = str(portal.server_address[0])
         environ = {"CHINACACHE_PASS": room.PASSWORD}
         once, forever = Settings.load(flags, environ), Settings.load({**flags, "interval": interval}, environ)
         _make(textfile.parent)
@@ -290,8 +298,9 @@ def _demo_portal(serve: str | None, faults: tuple[str, ...]) -> "Iterator[DemoPo
         raise SettingsError((f"--serve is {serve!r}; give [HOST:]PORT, with a port from 0 to {MOST_PORT}",))
     try:
         portal = room.DemoPortal((host or "127.0.0.1", int(port)), fault=lambda endpoint, _: wrong.get(endpoint))
-    except OSError as error:
-        message = f"the demo portal cannot listen at {host or '127.0.0.1'}:{port}: {error.strerror}"
+    except (OSError, TypeError) as error:  # the latter for a name that is not UTF-8
+        reason = error.strerror if isinstance(error, OSError) else "no such name"
+        message = f"the demo portal cannot listen at {host or '127.0.0.1'!r}:{port}: {reason}"
         raise CcTextfileError(message) from None
     with portal.serving():
         yield portal

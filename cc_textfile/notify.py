@@ -29,7 +29,7 @@ def notify(*fields: str) -> None:
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.connect(address)
-        channel.sendall("\n".join(fields).encode())
+        channel.sendall("\n".join(fields).encode(errors="backslashreplace"))
 
 
 def is_notified() -> bool:

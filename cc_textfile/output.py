@@ -54,7 +54,7 @@ class Textfile:
         self._path = path
         # node_exporter reads what ends in .prom, and this does not.
         self._draft = path.with_name(f".{path.name}.cc-textfile")
-        self._name = "cc_textfile/" + hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+        self._name = "cc_textfile/" + hashlib.sha256(os.fsencode(path.parent.resolve() / path.name)).hexdigest()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -81,9 +81,9 @@ class Textfile:
     def holder(self) -> str | None:
         """Return which process holds the file, in words, as far as /proc tells; takes no hold itself."""
         with suppress(OSError):
-            for line in Path("/proc/net/unix").read_text().splitlines():
+            for line in Path("/proc/net/unix").read_text(errors="replace").splitlines():
                 _, found, process = line.partition(f"@{self._name}.")
-                if found:
+                if found and process.isdecimal():
                     return f"process {process}"
         return None
 
@@ -130,6 +130,8 @@ def _advice(error: OSError, folder: Path) -> str:
             return f" (make room on the file system of {folder})"
         case errno.EROFS:
             return f" (the file system of {folder} is read-only; under systemd, see ReadWritePaths=)"
+        case errno.ENAMETOOLONG:
+            return " (the draft beside it has a name 40 characters longer: give --textfile a shorter one)"
     return ""
 
 

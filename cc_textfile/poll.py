@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar, cast
 
 from cc_textfile.answers import Answer, Endpoint
 from cc_textfile.client import PortalClient
-from cc_textfile.errors import BadStatus, Overdue, PortalError, Refused
+from cc_textfile.errors import BadStatus, CcTextfileError, Overdue, PortalError, Refused
 from cc_textfile.window import Window
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,7 @@ class _Run:
         self._refusals: list[PortalError] = []
         self._bugs: list[Exception] = []
         self._threads = 0
+        self._held_back = 0
         self._lock = threading.Lock()
         self._done = threading.Event()
 
@@ -139,9 +140,30 @@ class _Run:
         return len(self._refusals) >= REFUSALS_OF_AN_ACCOUNT and not self._answers
 
     def start(self, threads: int) -> None:
-        self._threads = threads
-        for number in range(threads):
-            threading.Thread(target=self.work, name=f"poll-{number}", daemon=True).start()
+        """Start so many threads; while there may be no account, no more than it takes to tell."""
+        self._held_back = max(threads - REFUSALS_OF_AN_ACCOUNT, 0)
+        self._add(threads - self._held_back)
+        if not self._threads:
+            message = (
+                "not one thread could be started: see TasksMax= of the unit, or the limit of processes (ulimit -u)"
+            )
+            raise CcTextfileError(message)
+
+    def _add(self, threads: int) -> None:
+        for _ in range(threads):
+            with self._lock:
+                self._threads += 1
+            try:
+                threading.Thread(target=self.work, name="poll", daemon=True).start()
+            except RuntimeError:  # the host has no more threads to give; those that there are do the work
+                with self._lock:
+                    self._threads -= 1
+                break
+
+    def _let_all_in(self) -> None:
+        with self._lock:
+            threads, self._held_back = self._held_back, 0
+        self._add(threads)
 
     def work(self) -> None:
         """Ask one question after the other, until there is none left, no time, or no account to ask with."""
@@ -167,10 +189,14 @@ class _Run:
         began = monotonic()
         try:
             self._answers[question] = self._ask[endpoint](channel, self._window, self._deadline)
+            refused = False
         except PortalError as failure:
-            if is_refusal(failure):
+            refused = is_refusal(failure)
+            if refused:
                 self._refusals.append(failure)
             self._failures[question] = failure
+        if not refused and self._held_back:
+            self._let_all_in()
         log.debug("%s of channel %s took %.3f s", endpoint, channel, monotonic() - began)
 
     def wait(self, watch: Watch | None) -> None:
@@ -199,6 +225,6 @@ class _Run:
 
     def _unasked(self, channel: str, endpoint: Endpoint) -> PortalError:
         if self.account_refused:
-            message = f"not asked: the portal refused {REFUSALS_OF_AN_ACCOUNT} requests and answered none"
+            message = f"not asked: the portal refused {len(self._refusals)} requests and answered none"
             return Refused(message, channel=channel, endpoint=endpoint, asked=False)
         return Overdue("not answered by the deadline of the poll", channel=channel, endpoint=endpoint)

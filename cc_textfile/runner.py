@@ -14,7 +14,7 @@ from cc_textfile.output import output_of
 from cc_textfile.poll import Poller, Watch
 from cc_textfile.redaction import Redactor
 from cc_textfile.settings import Settings, called
-from cc_textfile.signals import stoppable, woken_by_hangup
+from cc_textfile.signals import woken_by_hangup
 from cc_textfile.transport import Transport
 from cc_textfile.values import MOST_SECONDS
 from cc_textfile.window import Window
@@ -47,7 +47,7 @@ class Runner:
 
         Raises `OutputError` when nothing was delivered.
         """
-        with stoppable(), self._output.held():
+        with self._output.held():
             report.budget(len(self._settings.channels), None)
             return self._poll(self._watch)
 
@@ -68,7 +68,7 @@ class Runner:
 
         scheduler = schedule.Scheduler()
         job = scheduler.every(interval).seconds.do(self._poll_and_live_on)  # type: ignore[arg-type] # any number, says timedelta
-        with stoppable(), woken_by_hangup() as (sleep, hung_up), self._output.held():
+        with woken_by_hangup() as (sleep, hung_up), self._output.held():
             report.budget(len(self._settings.channels), interval)
             due = monotonic()
             scheduler.run_all()

@@ -31,7 +31,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("user", "--user", "CHINACACHE_USER", values.text, "User of the portal; required."),
+    Setting("user", "--user", "CHINACACHE_USER", values.name, "User of the portal; required."),
     Setting(
         "password",
         None,
@@ -197,7 +197,7 @@ class Settings:
     log_format: str
     origins: Mapping[str, str]
     files: Mapping[str, str]
-    notes: tuple[str, ...]
+    notes: tuple[tuple[str, str], ...]
 
     @classmethod
     def load(cls, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Self:
@@ -243,7 +243,8 @@ class _Reading:
             self._origins.get("pushgateway", "").startswith("flag")
             and urlsplit(self._values["pushgateway"] or "").password
         ):
-            notes += ("--pushgateway holds a password, which the process list shows; give it by PUSHGATEWAY",)
+            shown = "--pushgateway holds a password, which the process list shows; give it by PUSHGATEWAY"
+            notes += (("pushgateway", shown),)
         if self._faults:
             raise SettingsError(tuple(self._faults))
         read = {"origins": self._origins, "files": self._files, "notes": notes}
@@ -308,10 +309,16 @@ class _Reading:
                 f"no output is set; give {called('textfile')} a .prom file, or {called('pushgateway')} an address"
             )
 
-    def _own_channels(self, given: tuple[str, ...], shard: Shard | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _own_channels(
+        self, given: tuple[str, ...], shard: Shard | None
+    ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
         """Return the channels to poll, each once, in their order, and notes on those given again."""
         counts = Counter(given)
-        notes = tuple(f"channel {channel} is given {n} times and asked once" for channel, n in counts.items() if n > 1)
+        notes = tuple(
+            ("channels", f"channel {channel} is given {n} times and asked once")
+            for channel, n in counts.items()
+            if n > 1
+        )
         channels = tuple(channel for channel in counts if not shard or shard.has(channel))
         if counts and not channels and shard:
             of_all = f"{shard.number}/{shard.total}, which has none of the {len(counts)} channels"

@@ -8,13 +8,21 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 
+def _let_pass(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing, where `SIG_IGN` would have Python complain of a signal that is on its way already."""
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Make SIGTERM do what SIGINT does: raise KeyboardInterrupt in the main thread, wherever it is; once."""
+    """Make SIGTERM do what SIGINT does: raise KeyboardInterrupt in the main thread, wherever it is; once.
+
+    After that neither does anything more: the process is on its way out.
+    """
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
+        for each in list(before):
+            signal.signal(each, _let_pass)
+        before.clear()
         raise KeyboardInterrupt(signal.Signals(number).name)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

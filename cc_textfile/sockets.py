@@ -129,8 +129,9 @@ def _addresses(name: str, port: int) -> list[Address]:
     with _looking_up:
         look_up = _look_ups.get((name, port))
         if look_up is None:
-            look_up = _look_ups[name, port] = Future()
+            look_up = Future()
             threading.Thread(target=_look_up, args=(name, port, look_up), name="look-up", daemon=True).start()
+            _look_ups[name, port] = look_up
     return look_up.result(_exchange.left())
 
 

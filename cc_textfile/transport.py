@@ -16,7 +16,7 @@ import certifi
 import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
-from requests.utils import select_proxy
+from requests.utils import prepend_scheme_if_needed, select_proxy
 
 from cc_textfile.errors import Malformed, Overdue, PortalError, SettingsError, Unreachable
 from cc_textfile.sockets import POOLS, TlsSocket, end_waits_in
@@ -54,7 +54,8 @@ class Transport:
         self._broken_off = f"{self._host} broke the connection off"
         environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
         self._proxies = environment["proxies"]
-        self.proxy = select_proxy(base_url, self._proxies)
+        proxy = select_proxy(base_url, self._proxies)
+        self.proxy = prepend_scheme_if_needed(proxy, "http") if proxy else None
         bundle = ca_file or environment["verify"]
         self.tls = _tls_context(bundle) if base_url.startswith("https:") else None
         self._adapter = _Adapter(connections, self.tls)

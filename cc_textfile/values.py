@@ -39,10 +39,20 @@ def text(value: str) -> str:
     return value
 
 
+def name(value: str) -> str:
+    """Read a name, which is not blank."""
+    if not value.strip():
+        message = "is blank"
+        raise ValueError(message)
+    return text(value)
+
+
 def seconds(value: str) -> float:
     """Read a Go duration above 0."""
     try:
-        duration = float(durationpy.from_str(value.strip()).total_seconds())
+        # durationpy knows days, months and years, too, which Go does not; there, `5mm` is five months.
+        known = re.fullmatch(r"\+?([0-9.]+(ns|us|µs|μs|ms|s|m|h))+", value.strip())
+        duration = float(durationpy.from_str(value.strip()).total_seconds()) if known else 0.0
     except ValueError:
         duration = 0.0
     if not 0 < duration <= MOST_SECONDS:
@@ -95,7 +105,7 @@ def shard(value: str) -> Shard:
 
 
 def _url(value: str) -> str:
-    """Return an address of http or https; the address itself may hold a password and is not repeated."""
+    """Return an address of http or https; it may hold a password, so no message repeats it."""
     address = value.strip().rstrip("/")
     try:
         parts = urlsplit(text(address))
@@ -105,7 +115,11 @@ def _url(value: str) -> str:
     if not good or parts.query or parts.fragment or re.search(r"\s", address):
         message = "is not an address such as https://host:444"
         raise ValueError(message)
-    return address
+    if "@" in parts.path:
+        message = "has an @ behind its host; a user or a password in an address is percent-encoded, / as %2F"
+        raise ValueError(message)
+    # `HTTPS://` is https, too.
+    return parts.geturl()
 
 
 def portal_url(value: str) -> str:
@@ -119,7 +133,7 @@ def portal_url(value: str) -> str:
 
 def pushgateway(value: str) -> str:
     """Read a Pushgateway's address, as `host:9091` too; it may hold user and password."""
-    return _url(value if re.match(r"https?://", value.strip()) else f"http://{value.strip()}")
+    return _url(value if re.match(r"https?://", value.strip(), re.IGNORECASE) else f"http://{value.strip()}")
 
 
 def _read(path: Path) -> str:
@@ -136,7 +150,14 @@ def _read(path: Path) -> str:
 
 def secret_file(value: str) -> str:
     """Read the file of that name, without the newline that editors and `echo` put at its end."""
-    content = _read(Path(value))
+    try:
+        content = _read(Path(value))
+    except ValueError as error:
+        if "/" in value:
+            raise
+        # It may be the password itself.
+        message = str(error).replace(f"names {value},", "names a file without a folder,")
+        raise ValueError(message) from None
     password = content.removesuffix("\n").removesuffix("\r") if content.endswith("\n") else content
     if not password:
         message = f"names {value}, which is empty"

@@ -23,6 +23,7 @@ from cc_textfile.poll import Poller
 from cc_textfile.redaction import Redactor
 from cc_textfile.runner import Runner
 from cc_textfile.settings import Settings
+from cc_textfile.signals import stoppable
 from tests.conftest import NOBODY, PATIENCE, POWERLESS, Program, account, command, eventually, get, needs_root, run
 
 Start = Callable[..., Program]
@@ -351,8 +352,11 @@ def test_a_leap_of_the_clock(
     monkeypatch.setattr(Leaping, "leap", timedelta())
     loop = Runner(settings, Redactor())
     monkeypatch.setattr(loop, "_output", type("Seen", (), {"held": loop._output.held, "deliver": delivered}))  # noqa: SLF001
-    with pytest.raises(KeyboardInterrupt):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with pytest.raises(KeyboardInterrupt), stoppable():
         loop.loop(interval)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     monkeypatch.undo()
     time.tzset()
     for earlier, later in pairwise(polls):

@@ -82,7 +82,7 @@ def test_a_channels_file_has_a_channel_a_line(tmp_path: Path) -> None:
     file.write_text("# ours\n1001\n\n  1002  # the shop\n#1003\n1001\n")
     settings = Settings.load({"channels_file": str(file)}, GOOD)
     assert settings.channels == ("1001", "1002")
-    assert settings.notes == ("channel 1001 is given 2 times and asked once",)
+    assert settings.notes == (("channels", "channel 1001 is given 2 times and asked once"),)
     assert settings.origins["channels"] == "flag --channels-file"
 
 

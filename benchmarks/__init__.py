@@ -1,0 +1,1 @@
+"""How fast the program is, beside plain ways to do the same: `make bench`."""
