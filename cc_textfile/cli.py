@@ -300,7 +300,7 @@ def _demo_portal(serve: str | None, faults: tuple[str, ...]) -> "Iterator[DemoPo
         portal = room.DemoPortal((host or "127.0.0.1", int(port)), fault=lambda endpoint, _: wrong.get(endpoint))
     except (OSError, TypeError) as error:  # the latter for a name that is not UTF-8
         reason = error.strerror if isinstance(error, OSError) else "no such name"
-        message = f"the demo portal cannot listen at {host or '127.0.0.1'!r}:{port}: {reason}"
+        message = f"the demo portal cannot listen at {host or '127.0.0.1'}:{port}: {reason}"
         raise CcTextfileError(message) from None
     with portal.serving():
         yield portal

@@ -142,23 +142,23 @@ class _Run:
     def start(self, threads: int) -> None:
         """Start so many threads; while there may be no account, no more than it takes to tell."""
         self._held_back = max(threads - REFUSALS_OF_AN_ACCOUNT, 0)
-        self._add(threads - self._held_back)
-        if not self._threads:
+        if not self._add(threads - self._held_back):
             message = (
                 "not one thread could be started: see TasksMax= of the unit, or the limit of processes (ulimit -u)"
             )
             raise CcTextfileError(message)
 
-    def _add(self, threads: int) -> None:
-        for _ in range(threads):
-            with self._lock:
-                self._threads += 1
+    def _add(self, threads: int) -> int:
+        """Start so many threads, or as many as the host has to give, and return how many."""
+        with self._lock:
+            self._threads += threads
+        for started in range(threads):
             try:
                 threading.Thread(target=self.work, name="poll", daemon=True).start()
-            except RuntimeError:  # the host has no more threads to give; those that there are do the work
-                with self._lock:
-                    self._threads -= 1
-                break
+            except RuntimeError:
+                self._leave(threads - started)
+                return started
+        return threads
 
     def _let_all_in(self) -> None:
         with self._lock:
@@ -173,10 +173,13 @@ class _Run:
         except Exception as bug:  # noqa: BLE001 # raised again by `wait`, where it can be seen
             self._bugs.append(bug)
         finally:
-            with self._lock:
-                self._threads -= 1
-                if not self._threads:
-                    self._done.set()
+            self._leave(1)
+
+    def _leave(self, threads: int) -> None:
+        with self._lock:
+            self._threads -= threads
+            if not self._threads:
+                self._done.set()
 
     def _next(self) -> Question | None:
         try:

@@ -4,11 +4,14 @@
 address of a name, but not all of them; and the look-up of the name not at all.
 """
 
+import errno
+import ipaddress
 import math
 import socket
 import ssl
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -126,11 +129,17 @@ def _addresses(name: str, port: int) -> list[Address]:
     No timeout reaches a look-up, so it has a thread of its own. Those who ask for one name at one time wait for one
     look-up, so that hanging ones do not pile up.
     """
+    with suppress(ValueError):
+        ipaddress.ip_address(name)
+        return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)  # of an address, which takes no look-up
     with _looking_up:
         look_up = _look_ups.get((name, port))
         if look_up is None:
             look_up = Future()
-            threading.Thread(target=_look_up, args=(name, port, look_up), name="look-up", daemon=True).start()
+            try:
+                threading.Thread(target=_look_up, args=(name, port, look_up), name="look-up", daemon=True).start()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, "no thread for the look-up of its name") from error
             _look_ups[name, port] = look_up
     return look_up.result(_exchange.left())
 

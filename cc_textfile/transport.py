@@ -54,8 +54,7 @@ class Transport:
         self._broken_off = f"{self._host} broke the connection off"
         environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
         self._proxies = environment["proxies"]
-        proxy = select_proxy(base_url, self._proxies)
-        self.proxy = prepend_scheme_if_needed(proxy, "http") if proxy else None
+        self.proxy = select_proxy(base_url, self._proxies)
         bundle = ca_file or environment["verify"]
         self.tls = _tls_context(bundle) if base_url.startswith("https:") else None
         self._adapter = _Adapter(connections, self.tls)
@@ -63,6 +62,8 @@ class Transport:
         self._root.url = f"{base_url}/"
         self._pool: Any = None
         try:
+            if self.proxy:
+                self.proxy = prepend_scheme_if_needed(self.proxy, "http")  # type: ignore[no-untyped-call]
             # What of a URL is not sent: nothing to a proxy that forwards, else scheme and host.
             self._origin = self._root.url.removesuffix(self._adapter.request_url(self._root, self._proxies))
             self._connections()

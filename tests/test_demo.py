@@ -106,6 +106,12 @@ def test_the_demo_writes_shows_and_says_how_to_look_further(tmp_path: Path) -> N
     )
 
 
+def test_a_proxy_of_the_environment_does_not_stand_between(tmp_path: Path) -> None:
+    """The demo's portal is near; a proxy leads to the portals of others."""
+    done = run("demo", env=environment(http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_table_says_what_the_file_says(tmp_path: Path) -> None:
     """The table is read from the file; what is not in it is a dash."""
     file = tmp_path / "a.prom"

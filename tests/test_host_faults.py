@@ -411,3 +411,46 @@ def test_a_slow_pushgateway_is_bounded_by_the_timeout(
     assert done.returncode == 0
     assert f"the Pushgateway took no push: no whole answer from {host}:{port} within 1 s" in done.stderr
     assert stat.S_IMODE((tmp_path / "a.prom").stat().st_mode) == 0o644
+
+
+def test_a_host_with_few_threads_to_give(tmp_path: Path, portal: DemoPortal) -> None:
+    """With fewer threads than asked for the poll takes longer, and is whole."""
+    channels = ",".join(str(n) for n in range(60))
+    flags = ("--channels", channels, "--concurrency", "200", "--textfile", str(tmp_path / "a.prom"))
+    done = run("run", *flags, env=account(portal), before=("prlimit", f"--as={450 << 20}", "--"))
+    assert "polled 60 channels" in done.stderr
+    assert "240 requests good, 0 failed" in done.stderr
+    assert done.returncode == 0
+
+
+def test_stop_signals_in_a_row(tmp_path: Path, start: Start, portal: DemoPortal) -> None:
+    """An impatient operator, or systemd after one, sends more than one signal; one end comes of them."""
+    for _ in range(5):
+        env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
+        program = start(*command("run", "--interval", "1h"), env=env)
+        program.line("; wrote ")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            program.process.send_signal(number)
+        assert program.end(None) in (0, -signal.SIGTERM, -signal.SIGINT)
+        assert "Traceback" not in program.said
+        assert "race" not in program.said
+
+
+def test_a_name_of_another_program_that_is_not_utf_8(tmp_path: Path, start: Start, portal: DemoPortal) -> None:
+    """Who holds the file is found among the names of all programs, whatever bytes those have."""
+    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
+    first = start(*command("run", "--interval", "1h"), env=env)
+    first.line("; wrote ")
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(b"\0\xff\xfe" + os.urandom(8).hex().encode())
+        second = run("run", env=env)
+    assert f"process {first.process.pid}" in second.stderr
+
+
+def test_a_link_is_held_by_its_own_name(tmp_path: Path, start: Start, portal: DemoPortal) -> None:
+    """The first poll puts a file in the link's place, so it is the link that is held, and not what it led to."""
+    (tmp_path / "real").touch()
+    (tmp_path / "a.prom").symlink_to(tmp_path / "real")
+    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
+    start(*command("run", "--interval", "1h"), env=env).line("; wrote ")
+    assert run("run", env=env).returncode == 1

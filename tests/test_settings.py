@@ -156,6 +156,10 @@ def test_a_credential_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
         ("CHINACACHE_CA_FILE", __file__, "which holds no certificates in PEM"),
         ("CHINACACHE_USER", "\udcff", "--user (CHINACACHE_USER) is not UTF-8"),
         ("CHINACACHE_CHANNEL_IDS", "a\x07b", "which is no channel id"),
+        ("CHINACACHE_INTERVAL", "5mm", "is '5mm'; give a duration"),
+        ("CHINACACHE_INTERVAL", "1d", "is '1d'; give a duration"),
+        ("CHINACACHE_USER", " ", "--user (CHINACACHE_USER) is blank"),
+        ("PUSHGATEWAY", "http://u:12/secret@host:9091", "percent-encoded, / as %2F"),
     ],
 )
 def test_a_bad_value_names_flag_variable_and_what_would_be_right(variable: str, value: str, said: str) -> None:
@@ -251,6 +255,20 @@ def test_shards_share_the_channels_out() -> None:
     shares = [[c for c in channels if Shard(n, 10).has(c)] for n in range(1, 11)]
     assert sorted(itertools.chain.from_iterable(shares)) == channels
     assert max(map(len, shares)) <= 1300
+
+
+def test_an_address_in_capitals_is_the_same_address() -> None:
+    """`HTTPS` is https: what depends on TLS, such as --ca-file, depends on it too."""
+    environ = {**GOOD, "CHINACACHE_URL": "HTTPS://Portal:444", "PUSHGATEWAY": "HTTP://host:9091"}
+    settings = Settings.load({}, environ)
+    assert (settings.portal_url, settings.pushgateway) == ("https://Portal:444", "http://host:9091")
+
+
+def test_a_password_in_place_of_its_file_is_not_repeated() -> None:
+    """Who gives the password itself as the name of its file reads of it in the fault, and not the password."""
+    environ = {k: v for k, v in GOOD.items() if k != "CHINACACHE_PASS"}
+    (fault,) = faults({**environ, "CHINACACHE_PASS_FILE": "hunter2-secret"})
+    assert fault.endswith("names a file without a folder, which cannot be read: No such file or directory")
 
 
 @pytest.mark.parametrize(("channel", "number"), [("100201", 6), ("47", 1), ("频道", 1)])
