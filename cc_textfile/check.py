@@ -73,7 +73,7 @@ def _settings(settings: Settings, redact: Redactor) -> Iterator[Step]:
         detail = f"{shown}{UNITS.get(setting.name, '')}, by {settings.origin(setting.name)}"
         yield Step(f"settings {setting.name}", State.OK, detail)
     for name, note in settings.notes:
-        yield Step(f"settings {name}", State.WARNING, note, f"correct {settings.origin(name)}")
+        yield Step(f"settings {name}", State.WARNING, note, f"take it out of {settings.origin(name)}")
 
 
 def _outputs(settings: Settings, redact: Redactor, clock: Clock) -> Iterator[Step]:

@@ -256,3 +256,28 @@ def test_run_does_not_pay_for_it() -> None:
     """The command line that polls loads no module of the check."""
     look = "import sys, cc_textfile.cli, cc_textfile.runner; sys.exit(any('check' in name for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
+
+
+def test_a_password_in_a_flag_is_warned_of_as_what_it_is(env: dict[str, str]) -> None:
+    """The note on a Pushgateway's password stands at the Pushgateway, and not at the channels."""
+    checked = Checked("--pushgateway", "http://u:geheim@127.0.0.1:1", env=env)
+    checked.names(
+        "settings pushgateway", State.WARNING, "which the process list shows", "take it out of flag --pushgateway"
+    )
+
+
+def test_without_a_standard_output_the_status_tells(env: dict[str, str]) -> None:
+    """A script that closed standard output, as cron's may, still learns the outcome."""
+    shell = 'exec "$@" 1>&-'
+    done = run("check", "--node-exporter", NOWHERE, env=env, before=("sh", "-c", shell, "sh"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_name_that_is_too_long_for_a_draft_beside_it(env: dict[str, str], folder: Path) -> None:
+    """The draft has a longer name than the file; `run` and `check` say so, and not that a right is missing."""
+    name = str(folder / ("x" * 240 + ".prom"))
+    checked = Checked("--textfile", name, env=env)
+    checked.names("textfile writable", State.FAILED, "File name too long", "40 characters shorter")
+    done = run("run", "--textfile", name, env=env)
+    assert done.returncode == 1
+    assert "File name too long (the draft beside it has a name 40 characters longer" in done.stderr

@@ -1,15 +1,21 @@
 """Every wait on a socket ends when the exchange has to, whichever call it is."""
 
 import socket
+import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from time import monotonic
 
 import pytest
 import requests
 
-from cc_textfile.errors import Unreachable
+from cc_textfile.client import PortalClient
+from cc_textfile.errors import CcTextfileError, Unreachable
+from cc_textfile.poll import Poller
+from cc_textfile.redaction import Redactor
 from cc_textfile.sockets import _Socket, end_waits_in
 from cc_textfile.transport import Transport
+from cc_textfile.window import Window
 
 
 @pytest.mark.parametrize(
@@ -46,3 +52,34 @@ def test_an_error_that_nobody_foresaw_is_named_by_its_kind() -> None:
     assert isinstance(error, Unreachable)
     assert str(error) == "no exchange with 127.0.0.1:9: RequestException"
     assert not error.transient
+
+
+def test_a_host_that_has_no_thread_left_for_a_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an exchange that failed, for a reason that is the host's; the next one looks up anew."""
+    transport = Transport("http://localhost:9")
+
+    def none_left(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(Unreachable, match="no thread for the look-up of its name"):
+            transport.exchange("GET", "http://localhost:9/", timeout=1)
+    with pytest.raises(Unreachable, match="Connection refused"):
+        transport.exchange("GET", "http://localhost:9/", timeout=10)
+
+
+def test_a_host_that_has_no_thread_left_for_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one thread there is no poll, and the error says which limits to look at."""
+    transport = Transport("http://127.0.0.1:9")
+    client = PortalClient(transport, "http://127.0.0.1:9", "me", "secret", timeout=1, redact=Redactor("secret"))
+    now = datetime(2024, 5, 17, tzinfo=UTC)
+
+    def none_left(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    with pytest.raises(CcTextfileError, match="see TasksMax= of the unit"):
+        Poller(4).poll(client, ("1",), Window.ending(now, 5), now=now, deadline=1)
