@@ -129,7 +129,8 @@ def _poll(settings: Settings, reload: Callable[[], Settings]) -> int:
 
     gc.freeze()
     gc.enable()
-    faulthandler.enable()  # systemd's watchdog aborts what hangs; this tells where it hung
+    if sys.stderr:  # None where a shell closed it
+        faulthandler.enable()  # systemd's watchdog aborts what hangs; this tells where it hung
     for _, note in settings.notes:
         log.warning("%s", note)
     runner = Runner(settings, redact, reload=reload, watch=_progress())
@@ -141,7 +142,7 @@ def _poll(settings: Settings, reload: Callable[[], Settings]) -> int:
 
 def _progress() -> "Watch | None":
     """Return a watch that draws a progress bar for polls of more than a second, if there is a terminal for it."""
-    if not sys.stderr or not sys.stderr.isatty():  # None where a shell closed it
+    if not sys.stderr or not sys.stderr.isatty():
         return None
     from cc_textfile.poll import Watch  # noqa: PLC0415 # brings requests with it
 
