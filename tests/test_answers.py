@@ -271,6 +271,7 @@ PERCENTAGES: Mapping[str, tuple[object, float | None, int]] = {
     "usual": ("97.31%", 97.31, 0),
     "whole": ("100%", 100.0, 0),
     "blanks": (" 0.5 % ", 0.5, 0),
+    "other blanks": ("\u30000.5%", None, 1),
     "over 100": ("120.00%", 120.0, 0),
     "empty": ("", None, 0),
     "blank": (" ", None, 0),

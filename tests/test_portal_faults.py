@@ -239,6 +239,7 @@ LATE: dict[str, Script] = {
     "between chunks": then(saying(answer(b"", 200, "Transfer-Encoding: chunked")), dripping(b"1\r\nx\r\n" * 99)),
     "before the last byte": then(saying(answer(b"{", length=2)), Peer.hang),
     "with 100 Continue": dripping(b"HTTP/1.1 100 Continue\r\n\r\n" * 99),
+    "with 100 Continue without end": lambda peer: peer.say(*[b"HTTP/1.1 100 Continue\r\n\r\n" * 999] * 99_999),
     "in an error page": then(saying(answer(b"", 502, length=999)), dripping(b" " * 999)),
 }
 
@@ -267,6 +268,13 @@ def test_a_request_ends_with_its_timeout(script: Script, encrypted: bool, tmp_pa
         with Stopwatch(SHORT), pytest.raises(Overdue, match=f"^no whole answer from {portal.host} within 0.5 s$"):
             ask(portal.url, timeout=SHORT, ca_file=bundle)
         assert len(portal.targets) == 1
+
+
+def test_a_peer_that_drips_and_then_hangs() -> None:
+    """Silence after many bytes ends with the timeout that began before the first."""
+    script = then(saying(answer(length=999)), dripping(b" " * 26), Peer.hang)
+    with Server(script) as portal, Stopwatch(1.4), pytest.raises(Overdue):
+        ask(portal.url, timeout=1.4)
 
 
 @pytest.mark.parametrize("how", ["hangs", "drips"])
@@ -302,15 +310,20 @@ def test_connecting_and_answering_share_one_timeout(tmp_path: Path, monkeypatch:
 
 
 def test_a_poll_ends_with_its_deadline() -> None:
-    """What is not in by the deadline is overdue; what is, stays."""
+    """What is not in by the deadline is overdue; what is, stays; and no thread outlasts it by more than a second."""
 
     def script(peer: Peer) -> None:
         if endpoint_of(peer) is Endpoint.REGION:
             peer.hang()
         good(peer)
 
-    with Server(script) as portal, Stopwatch(SHORT):
-        snapshot = poll(portal.url, "47", "48", deadline=SHORT)
+    with Server(script) as portal:
+        with Stopwatch(SHORT):
+            snapshot = poll(portal.url, "47", "48", deadline=SHORT)
+        for thread in threading.enumerate():
+            if thread.name.startswith("poll"):
+                thread.join(1)
+                assert not thread.is_alive()
     assert set(snapshot.failures) == {("47", Endpoint.REGION), ("48", Endpoint.REGION)}
     assert reasons(snapshot) == {"overdue": 2}
     assert len(snapshot.answers) == 6
@@ -357,6 +370,20 @@ def test_a_dead_address_does_not_take_the_time_of_the_others(
     with Server(good) as portal:
         addresses(monkeypatch, hole, hole, ("127.0.0.1", portal.port))
         assert ask("http://portal.invalid", timeout=3).total_bytes > 0
+
+
+def test_an_address_that_answers_has_the_time_of_those_that_were_not_needed(
+    hole: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connected, a request has all of its time again, for a handshake that takes longer than one address's share."""
+    tls, bundle = loopback(tmp_path)
+
+    def hesitate(peer: Peer) -> None:
+        peer.server.stopping.wait(0.6)
+
+    with Server(good, tls=tls, greet=hesitate) as portal:
+        addresses(monkeypatch, ("127.0.0.1", portal.port), hole, hole, hole, hole, hole)
+        assert ask("https://localhost", timeout=3, ca_file=bundle).total_bytes > 0
 
 
 def test_dead_addresses_together_have_one_timeout(hole: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
