@@ -6,7 +6,6 @@ their times, and in nothing else: each method here names its own, and `_ask` doe
 
 import random
 from collections.abc import Callable
-from itertools import count
 from time import monotonic, sleep
 from typing import TypeVar
 from urllib.parse import quote
@@ -93,7 +92,8 @@ class PortalClient:
         Not by `Retry` mounted on the session: it sleeps past any deadline, does not see a body that breaks off, and
         logs the URL, which holds the password.
         """
-        for attempt in count():
+        attempt = 0
+        while True:
             timeout = max(min(self._timeout, deadline - monotonic()), SHORTEST_TIMEOUT)
             outcome: Reply | Unreachable
             try:
@@ -105,6 +105,7 @@ class PortalClient:
             if not again or attempt == RETRIES or monotonic() + wait >= deadline:
                 break
             sleep(wait)
+            attempt += 1
         if isinstance(outcome, Unreachable):
             raise outcome
         return outcome

@@ -158,6 +158,7 @@ def test_a_credential_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
         ("CHINACACHE_CHANNEL_IDS", "a\x07b", "which is no channel id"),
         ("CHINACACHE_INTERVAL", "5mm", "is '5mm'; give a duration"),
         ("CHINACACHE_INTERVAL", "1d", "is '1d'; give a duration"),
+        ("CHINACACHE_INTERVAL", "1.2.3s", "is '1.2.3s'; give a duration"),
         ("CHINACACHE_USER", " ", "--user (CHINACACHE_USER) is blank"),
         ("PUSHGATEWAY", "http://u:12/secret@host:9091", "percent-encoded, / as %2F"),
     ],
