@@ -1,5 +1,6 @@
 """A portal that misbehaves, over real sockets: what is exported, in what time, after how many tries."""
 
+import itertools
 import json
 import signal
 import socket
@@ -781,6 +782,25 @@ def test_an_account_that_is_refused_is_not_asked_on(script: Script, asked_reason
     assert len(unasked) == 400 - asked
     assert reasons(snapshot) == Counter({asked_reason: asked}) + Counter({"refused": 400 - asked})
     assert list(snapshot.failures) == [(channel, endpoint) for channel in channels for endpoint in Endpoint]
+
+
+def test_a_good_answer_lets_all_threads_in() -> None:
+    """With one answer that is no refusal, requests are under way side by side up to the concurrency."""
+    asked = itertools.count()
+    all_in = threading.Event()
+
+    def script(peer: Peer) -> None:
+        if (number := next(asked)) == 12:
+            all_in.set()
+        if number:
+            all_in.wait(PATIENCE)
+        good(peer)
+
+    with Server(script) as portal:
+        snapshot = poll(portal.url, *map(str, range(7)), concurrency=12)
+        assert all_in.is_set()
+        all_in.set()
+    assert len(snapshot.answers) == 28
 
 
 def test_fewer_refusals_are_not_the_account() -> None:

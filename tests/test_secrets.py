@@ -311,6 +311,14 @@ def test_the_transport_has_no_url_in_its_words(name: str) -> None:
         transport.close()
 
 
+def test_a_connection_that_is_refused_has_no_url_in_its_words() -> None:
+    """urllib3 has the whole of it in what it says."""
+    url = f"{closed_port()}/?apiPasswd=geheim"
+    with pytest.raises(PortalError) as caught:
+        Transport(url.partition("/?")[0]).exchange("GET", url, timeout=PATIENCE)
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_the_client_repeats_foreign_words_redacted_on_one_line() -> None:
     """An error of the client can be shown anywhere: what it quotes is short, printable, and without the password."""
     said = {"code": 7, "msg": f"\x1b[31mno\nuser\u202e {quote_plus(PASSWORD)} " + "and so on " * 99}
