@@ -312,7 +312,7 @@ def test_the_transport_has_no_url_in_its_words(name: str) -> None:
 
 
 def test_a_connection_that_is_refused_has_no_url_in_its_words() -> None:
-    """urllib3 has the whole of it in what it says."""
+    """Nor where no connection comes about."""
     url = f"{closed_port()}/?apiPasswd=geheim"
     with pytest.raises(PortalError) as caught:
         Transport(url.partition("/?")[0]).exchange("GET", url, timeout=PATIENCE)
