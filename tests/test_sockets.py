@@ -83,3 +83,12 @@ def test_a_host_that_has_no_thread_left_for_a_poll(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(threading.Thread, "start", none_left)
     with pytest.raises(CcTextfileError, match="see TasksMax= of the unit"):
         Poller(4).poll(client, ("1",), Window.ending(now, 5), now=now, deadline=1)
+
+
+def test_closing_twice_is_closing_once() -> None:
+    """Who closes what is closed already, as a poll that is stopped may, does nothing."""
+    transport = Transport("http://127.0.0.1:9")
+    transport.close()
+    transport.close()
+    with pytest.raises(Unreachable, match="Connection refused"):
+        transport.exchange("GET", "http://127.0.0.1:9/", timeout=10)
