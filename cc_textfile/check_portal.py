@@ -146,20 +146,12 @@ class _Portal:
     def _endpoints(self) -> Iterator[Step]:
         """Ask each for the first channel; a refusal before any good answer ends it, so that nothing gets locked."""
         settings, channel = self._settings, self._settings.channels[0]
-        client = PortalClient(
-            self._transport,
-            settings.portal_url,
-            settings.user,
-            settings.password,
-            timeout=settings.timeout,
-            redact=self._redact,
-        )
+        client = PortalClient.of(settings, self._transport, self._redact)
         window = Window.ending(self._clock(), settings.querytime)
         answers: dict[Question, Answer] = {}
         failures: dict[Question, PortalError] = {}
         seconds = 0.0
-        for endpoint in Endpoint:
-            ask: Callable[[str, Window, float], Answer] = getattr(client, endpoint)
+        for endpoint, ask in client.methods.items():
             began = monotonic()
             try:
                 answer = self._try(partial(ask, channel, window, began + settings.timeout))

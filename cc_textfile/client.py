@@ -5,9 +5,9 @@ their times, and in nothing else: each method here names its own, and `_ask` doe
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 from urllib3.exceptions import InvalidHeader
@@ -17,6 +17,7 @@ from cc_textfile import __version__, answers
 from cc_textfile.answers import Answer, Endpoint, HitRateAnswer, HttpCodeAnswer, IspAnswer, RegionAnswer
 from cc_textfile.errors import PortalError, Unreachable
 from cc_textfile.redaction import Redactor
+from cc_textfile.settings import Settings
 from cc_textfile.sockets import SHORTEST_TIMEOUT
 from cc_textfile.transport import Reply, Transport
 from cc_textfile.window import Window
@@ -47,6 +48,28 @@ class PortalClient:
         self._url = url
         self._statistics_account = _query(userName=user, apiPasswd=password)
         self._rest_account = _query(api_user=user, api_key=password)
+
+    @classmethod
+    def of(cls, settings: Settings, transport: Transport, redact: Redactor) -> Self:
+        """Return a client for the account of the settings."""
+        return cls(
+            transport,
+            settings.portal_url,
+            settings.user,
+            settings.password,
+            timeout=settings.timeout,
+            redact=redact,
+        )
+
+    @property
+    def methods(self) -> Mapping[Endpoint, Callable[[str, Window, float], Answer]]:
+        """The methods below, by their endpoints."""
+        return {
+            Endpoint.HIT_RATE: self.hit_rate,
+            Endpoint.ISP: self.isp,
+            Endpoint.REGION: self.region,
+            Endpoint.HTTP_CODE: self.http_code,
+        }
 
     def hit_rate(self, channel: str, window: Window, deadline: float) -> HitRateAnswer:
         """Return the channel's hits and misses in the window; `deadline`, here and below, is on the monotonic clock."""

@@ -110,12 +110,7 @@ class _Run:
     """
 
     def __init__(self, client: PortalClient, channels: tuple[str, ...], window: Window, deadline: float) -> None:
-        self._ask: dict[Endpoint, Callable[[str, Window, float], Answer]] = {
-            Endpoint.HIT_RATE: client.hit_rate,
-            Endpoint.ISP: client.isp,
-            Endpoint.REGION: client.region,
-            Endpoint.HTTP_CODE: client.http_code,
-        }
+        self._ask = client.methods
         self._window = window
         self._deadline = deadline
         self._questions = [(channel, endpoint) for channel in channels for endpoint in Endpoint]

@@ -95,14 +95,7 @@ class Runner:
     def _poll(self, watch: Watch | None) -> bool:
         settings = self._settings
         now = datetime.now(UTC)
-        client = PortalClient(
-            self._transport,
-            settings.portal_url,
-            settings.user,
-            settings.password,
-            timeout=settings.timeout,
-            redact=self._redact,
-        )
+        client = PortalClient.of(settings, self._transport, self._redact)
         try:
             snapshot = self._poller.poll(
                 client,
