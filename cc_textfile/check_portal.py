@@ -18,7 +18,7 @@ from cc_textfile.errors import Overdue, PortalError, Refused, Unreachable
 from cc_textfile.poll import Question, Snapshot, is_refusal
 from cc_textfile.redaction import Redactor
 from cc_textfile.settings import Settings, called
-from cc_textfile.step import Clock, State, Step, T, within
+from cc_textfile.step import SLACK, Clock, State, Step, T, within
 from cc_textfile.transport import Transport
 from cc_textfile.window import Window
 
@@ -154,7 +154,7 @@ class _Portal:
         for endpoint, ask in client.methods.items():
             began = monotonic()
             try:
-                answer = self._try(partial(ask, channel, window, began + settings.timeout))
+                answer = self._try(partial(ask, channel, window, began + settings.timeout + SLACK))
             except PortalError as error:
                 if not answers and is_refusal(error):
                     yield self._refused(error)

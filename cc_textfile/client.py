@@ -15,7 +15,7 @@ from urllib3.util import Retry
 
 from cc_textfile import __version__, answers
 from cc_textfile.answers import Answer, Endpoint, HitRateAnswer, HttpCodeAnswer, IspAnswer, RegionAnswer
-from cc_textfile.errors import PortalError, Unreachable
+from cc_textfile.errors import Overdue, PortalError, Unreachable
 from cc_textfile.redaction import Redactor
 from cc_textfile.settings import Settings
 from cc_textfile.sockets import SHORTEST_TIMEOUT
@@ -27,6 +27,8 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 BACKOFF = 0.1
 """Seconds before the first retry, twice that before the second. As much again may come on top, by chance, so that
 requests that failed together don't come back together."""
+
+TOO_LATE = "not answered by the deadline of the poll"
 
 HEADERS = {"User-Agent": f"cc_textfile/{__version__}", "Accept": "application/json", "Accept-Encoding": "gzip"}
 
@@ -117,11 +119,16 @@ class PortalClient:
         """
         attempt = 0
         while True:
-            timeout = max(min(self._timeout, deadline - monotonic()), SHORTEST_TIMEOUT)
+            left = deadline - monotonic()
+            timeout = max(min(self._timeout, left), SHORTEST_TIMEOUT)
             outcome: Reply | Unreachable
             try:
                 outcome = self._transport.exchange("GET", url, timeout=timeout, headers=HEADERS)
                 again, wait = outcome.status in RETRIED_STATUSES, _retry_after(outcome)
+            except Overdue:
+                if left < self._timeout:
+                    raise Overdue(TOO_LATE) from None
+                raise
             except Unreachable as error:
                 outcome, again, wait = error, error.transient, 0.0
             wait = max(wait, BACKOFF * 2**attempt * (1 + random.random()))  # noqa: S311 # spreads load, hides nothing

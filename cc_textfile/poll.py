@@ -11,7 +11,7 @@ from time import monotonic
 from typing import NamedTuple, TypeVar, cast
 
 from cc_textfile.answers import Answer, Endpoint
-from cc_textfile.client import PortalClient
+from cc_textfile.client import TOO_LATE, PortalClient
 from cc_textfile.errors import BadStatus, CcTextfileError, Overdue, PortalError, Refused
 from cc_textfile.window import Window
 
@@ -225,4 +225,4 @@ class _Run:
         if self.account_refused:
             message = f"not asked: the portal refused {len(self._refusals)} requests and answered none"
             return Refused(message, channel=channel, endpoint=endpoint, asked=False)
-        return Overdue("not answered by the deadline of the poll", channel=channel, endpoint=endpoint)
+        return Overdue(TOO_LATE, channel=channel, endpoint=endpoint)

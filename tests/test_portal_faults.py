@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from cc_textfile.answers import Endpoint, IspAnswer
-from cc_textfile.client import BACKOFF, RETRIED_STATUSES, RETRIES, PortalClient
+from cc_textfile.client import BACKOFF, RETRIED_STATUSES, RETRIES, TOO_LATE, PortalClient
 from cc_textfile.errors import BadStatus, Malformed, Overdue, PortalError, Refused, SettingsError, Unreachable
 from cc_textfile.poll import REFUSALS_OF_AN_ACCOUNT, Poller, Snapshot
 from cc_textfile.redaction import Redactor
@@ -330,12 +330,20 @@ def test_a_poll_ends_with_its_deadline() -> None:
     assert len(snapshot.answers) == 6
 
 
+@pytest.mark.parametrize("encrypted", [False, True], ids=["TCP", "TLS"])
+def test_a_request_that_the_deadline_cuts_short_says_so(encrypted: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """It is the poll that had no more time, not the portal that took longer than a request may."""
+    tls, bundle = loopback(tmp_path) if encrypted else (None, None)
+    with Server(Peer.hang, tls=tls) as portal, Stopwatch(SHORT), pytest.raises(Overdue, match=f"^{TOO_LATE}$"):
+        ask(portal.url, timeout=LONG, deadline=SHORT, ca_file=bundle)
+
+
 def test_questions_that_were_never_asked_are_overdue() -> None:
     """With all threads held up until the deadline, the rest of the questions is overdue too."""
     with Server(Peer.hang) as portal, Stopwatch(SHORT):
         snapshot = poll(portal.url, *map(str, range(9)), deadline=SHORT, concurrency=2)
     assert reasons(snapshot) == {"overdue": 36}
-    assert {str(failure) for failure in snapshot.failures.values()} == {"not answered by the deadline of the poll"}
+    assert {str(failure) for failure in snapshot.failures.values()} == {TOO_LATE}
 
 
 def test_a_poll_that_ran_into_its_deadline_takes_nothing_from_the_next() -> None:
