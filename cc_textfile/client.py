@@ -15,7 +15,7 @@ from urllib3.util import Retry
 
 from cc_textfile import __version__, answers
 from cc_textfile.answers import Answer, Endpoint, HitRateAnswer, HttpCodeAnswer, IspAnswer, RegionAnswer
-from cc_textfile.errors import Overdue, PortalError, Unreachable
+from cc_textfile.errors import BadStatus, Overdue, PortalError, Unreachable
 from cc_textfile.redaction import Redactor
 from cc_textfile.settings import Settings
 from cc_textfile.sockets import SHORTEST_TIMEOUT
@@ -103,42 +103,43 @@ class PortalClient:
 
     def _ask(self, endpoint: Endpoint, channel: str, url: str, decode: Callable[[int, bytes], A], deadline: float) -> A:
         try:
-            reply = self._fetch(url + "timeZone=GMT%2B8", deadline)
-            return decode(reply.status, reply.body)
+            return self._try(url + "timeZone=GMT%2B8", decode, deadline)
         except PortalError as error:
             # The portal's own words may repeat the query.
             error.args = (self._redact.quote(str(error)),)
             error.channel, error.endpoint = channel, endpoint
             raise
 
-    def _fetch(self, url: str, deadline: float) -> Reply:
-        """Return the answer to a GET, after as many tries as the retries and the deadline allow.
+    def _try(self, url: str, decode: Callable[[int, bytes], A], deadline: float) -> A:
+        """Return the good answer to a GET, after as many tries as the retries and the deadline allow.
 
-        Not by `Retry` mounted on the session: it sleeps past any deadline, does not see a body that breaks off, and
-        logs the URL, which holds the password.
+        Not by `Retry` mounted on the session: it sleeps past any deadline, does not see a body that breaks off or a
+        refusal that comes with a status, and logs the URL, which holds the password.
         """
         attempt = 0
         while True:
+            asked_to_wait = 0.0
             left = deadline - monotonic()
             timeout = max(min(self._timeout, left), SHORTEST_TIMEOUT)
-            outcome: Reply | Unreachable
             try:
-                outcome = self._transport.exchange("GET", url, timeout=timeout, headers=HEADERS)
-                again, wait = outcome.status in RETRIED_STATUSES, _retry_after(outcome)
+                reply = self._transport.exchange("GET", url, timeout=timeout, headers=HEADERS)
+                asked_to_wait = _retry_after(reply)
+                return decode(reply.status, reply.body)
             except Overdue:
                 if left < self._timeout:
                     raise Overdue(TOO_LATE) from None
                 raise
-            except Unreachable as error:
-                outcome, again, wait = error, error.transient, 0.0
-            wait = max(wait, BACKOFF * 2**attempt * (1 + random.random()))  # noqa: S311 # spreads load, hides nothing
-            if not again or attempt == RETRIES or monotonic() + wait >= deadline:
-                break
+            except (Unreachable, BadStatus) as error:
+                backoff = BACKOFF * 2**attempt * (1 + random.random())  # noqa: S311 # spreads load, hides nothing
+                wait = max(asked_to_wait, backoff)
+                if not _may_pass(error) or attempt == RETRIES or monotonic() + wait >= deadline:
+                    raise
             sleep(wait)
             attempt += 1
-        if isinstance(outcome, Unreachable):
-            raise outcome
-        return outcome
+
+
+def _may_pass(error: Unreachable | BadStatus) -> bool:
+    return error.transient if isinstance(error, Unreachable) else error.status in RETRIED_STATUSES
 
 
 def _query(**parameters: str) -> str:

@@ -683,7 +683,10 @@ def test_retries_do_not_come_back_together(waits: list[float]) -> None:
 
 NEVER_AGAIN: dict[str, Script] = {
     "refused": saying(answer(b'{"code": 10001, "msg": "wrong password"}')),
-    "refused under 503": saying(answer(b'{"code": 10001, "success": false, "msg": "wrong password"}', 500)),
+    **{
+        f"refused under {status}": saying(answer(b'{"code": 10001, "msg": "wrong password"}', status, "Retry-After: 0"))
+        for status in (*sorted(RETRIED_STATUSES), 500)
+    },
     "401": saying(answer(b"", 401, "Retry-After: 0")),
     "403": saying(answer(b"", 403, "Retry-After: 0")),
     "404": saying(answer(b"", 404)),
