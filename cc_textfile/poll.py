@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -32,6 +32,20 @@ Question = tuple[str, Endpoint]
 def is_refusal(failure: PortalError) -> bool:
     """Tell whether the portal said no, in its own words or by the status."""
     return isinstance(failure, Refused) or (isinstance(failure, BadStatus) and failure.status in UNAUTHORISED)
+
+
+def _spread(channels: tuple[str, ...]) -> Iterator[Question]:
+    """Return all questions in an order in which no few channels, and no endpoint, can pass for the account.
+
+    Each channel is asked once before any is asked twice, each something else than the one before it; and the first are
+    from all over the list, where those that are refused may stand together.
+    """
+    step = -(-len(channels) // REFUSALS_OF_AN_ACCOUNT)
+    spread = [channel for start in range(step) for channel in channels[start::step]]
+    endpoints = tuple(Endpoint)
+    for turn in range(len(endpoints)):
+        for place, channel in enumerate(spread, turn):
+            yield channel, endpoints[place % len(endpoints)]
 
 
 @dataclass(frozen=True)
@@ -114,8 +128,7 @@ class _Run:
         self._window = window
         self._deadline = deadline
         self._questions = [(channel, endpoint) for channel in channels for endpoint in Endpoint]
-        # One question of each channel first: two channels that are refused must not pass for the account.
-        self._open = deque(sorted(self._questions, key=lambda question: question[1] is not Endpoint.HIT_RATE))
+        self._open = deque(_spread(channels))
         self._answers: dict[Question, Answer] = {}
         self._failures: dict[Question, PortalError] = {}
         self._refusals: list[PortalError] = []
@@ -165,6 +178,10 @@ class _Run:
         try:
             while monotonic() < self._deadline and not self.account_refused and (question := self._next()):
                 self._put(question)
+            if self.account_refused:
+                # One that is under way may yet be answered well.
+                with self._lock:
+                    self._held_back += 1
         except Exception as bug:  # noqa: BLE001 # raised again by `wait`, where it can be seen
             self._bugs.append(bug)
         finally:

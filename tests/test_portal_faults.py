@@ -12,6 +12,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cc_textfile.answers import Endpoint, IspAnswer
 from cc_textfile.client import BACKOFF, RETRIED_STATUSES, RETRIES, TOO_LATE, PortalClient
 from cc_textfile.errors import BadStatus, Malformed, Overdue, PortalError, Refused, SettingsError, Unreachable
-from cc_textfile.poll import REFUSALS_OF_AN_ACCOUNT, Poller, Snapshot
+from cc_textfile.poll import REFUSALS_OF_AN_ACCOUNT, Poller, Snapshot, _spread
 from cc_textfile.redaction import Redactor
 from cc_textfile.transport import MAX_BODY_BYTES, Reply, Transport
 from cc_textfile.window import Window
@@ -773,6 +774,74 @@ def test_two_refused_channels_in_front_are_not_the_account() -> None:
         snapshot = poll(portal.url, "bad", "worse", "47", "48", concurrency=1)
     assert reasons(snapshot) == {"refused": 8}
     assert len(snapshot.answers) == 8
+
+
+@pytest.mark.parametrize("concurrency", [1, 32])
+@pytest.mark.parametrize("refused", Endpoint)
+def test_an_endpoint_that_is_refused_for_every_channel_is_not_the_account(refused: Endpoint, concurrency: int) -> None:
+    """An account without the right to one endpoint has the numbers of the others."""
+
+    def script(peer: Peer) -> None:
+        (REFUSAL if endpoint_of(peer) is refused else good)(peer)
+
+    with Server(script) as portal:
+        snapshot = poll(portal.url, *map(str, range(30)), concurrency=concurrency)
+    assert not snapshot.account_refused
+    assert len(snapshot.answers) == 90
+    assert {endpoint for _, endpoint in snapshot.failures} == {refused}
+
+
+def test_refused_channels_that_stand_together_are_not_the_account() -> None:
+    """An old account's list begins with channels that are no more; what is asked first is from all over the list."""
+    channels = [str(n) for n in range(100)]
+    with Server(refusing(*channels[:40])) as portal:
+        snapshot = poll(portal.url, *channels, concurrency=32)
+    assert not snapshot.account_refused
+    assert reasons(snapshot) == {"refused": 160}
+    assert len(snapshot.answers) == 240
+
+
+@given(st.integers(1, 70))
+def test_every_question_is_asked_once(channels: int) -> None:
+    """However questions are spread, each is asked, and none twice."""
+    names = tuple(map(str, range(channels)))
+    questions = list(_spread(names))
+    assert sorted(questions) == sorted((channel, endpoint) for channel in names for endpoint in Endpoint)
+    early = min(channels, REFUSALS_OF_AN_ACCOUNT)
+    assert len({channel for channel, _ in questions[:early]}) == early
+    assert len({endpoint for _, endpoint in questions[:REFUSALS_OF_AN_ACCOUNT]}) == 4
+
+
+def test_a_good_answer_after_eight_refusals_lets_all_threads_in_again() -> None:
+    """An account that looked refused until its first good answer is polled to the end, side by side as before."""
+    numbers, later = itertools.count(), itertools.count()
+    refused, left_alone, side_by_side = threading.Event(), threading.Event(), threading.Event()
+    two = threading.Barrier(2)
+
+    def script(peer: Peer) -> None:
+        number = next(numbers)
+        if number == 0:
+            refused.wait(PATIENCE)
+            eventually(lambda: sum(thread.name == "poll" for thread in threading.enumerate()) == 1)
+            left_alone.set()
+            good(peer)
+        elif not left_alone.is_set():
+            REFUSAL(peer)
+            if number == REFUSALS_OF_AN_ACCOUNT:
+                refused.set()
+        else:
+            if next(later) < two.parties:
+                with suppress(threading.BrokenBarrierError):
+                    two.wait(PATIENCE / 4)
+                    side_by_side.set()
+            good(peer)
+
+    with Server(script) as portal:
+        snapshot = poll(portal.url, *map(str, range(12)), concurrency=4)
+    assert side_by_side.is_set()
+    assert set(reasons(snapshot)) == {"refused"}
+    assert len(snapshot.failures) < REFUSALS_OF_AN_ACCOUNT + 4
+    assert len(snapshot.answers) == 48 - len(snapshot.failures)
 
 
 @pytest.mark.parametrize(
