@@ -133,13 +133,14 @@ def portal_url(value: str) -> str:
 
 def pushgateway(value: str) -> str:
     """Read a Pushgateway's address, as `host:9091` too; it may hold user and password."""
-    return _url(value if re.match(r"https?://", value.strip(), re.IGNORECASE) else f"http://{value.strip()}")
+    has_scheme = "//" in value or ":/" in value  # or was to have one
+    return _url(value if has_scheme else f"http://{value.strip()}")
 
 
 def _read(path: Path) -> str:
     """Return a file's text; raises `ValueError` in an operator's words."""
     try:
-        return path.read_bytes().decode()
+        return path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         message = f"names {path}, which cannot be read: {error.strerror}"
         raise ValueError(message) from None

@@ -67,7 +67,15 @@ def test_a_secret_is_not_in_the_settings_own_words() -> None:
 
 @pytest.mark.parametrize(
     ("content", "password"),
-    [("p w\n", "p w"), ("pw\r\n", "pw"), ("pw", "pw"), (" pw \n\n", " pw \n"), ("pw\r", "pw\r"), ("päß\n", "päß")],
+    [
+        ("p w\n", "p w"),
+        ("pw\r\n", "pw"),
+        ("pw", "pw"),
+        (" pw \n\n", " pw \n"),
+        ("pw\r", "pw\r"),
+        ("päß\n", "päß"),
+        ("\ufeffpw\n", "pw"),
+    ],
 )
 def test_a_password_file_is_read_without_its_last_newline(tmp_path: Path, content: str, password: str) -> None:
     """One trailing newline does not count; every other character may belong to the password."""
@@ -79,7 +87,7 @@ def test_a_password_file_is_read_without_its_last_newline(tmp_path: Path, conten
 def test_a_channels_file_has_a_channel_a_line(tmp_path: Path) -> None:
     """Blank lines and comments are not channels."""
     file = tmp_path / "channels"
-    file.write_text("# ours\n1001\n\n  1002  # the shop\n#1003\n1001\n")
+    file.write_text("\ufeff# ours\n1001\n\n  1002  # the shop\n#1003\n1001\n")
     settings = Settings.load({"channels_file": str(file)}, GOOD)
     assert settings.channels == ("1001", "1002")
     assert settings.notes == (("channels", "channel 1001 is given 2 times and asked once"),)
@@ -151,7 +159,17 @@ def test_a_credential_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
         ("CHINACACHE_URL", "portal", "--portal-url (CHINACACHE_URL) is not an address such as https://host:444"),
         ("CHINACACHE_URL", "https://host:99999", "is not an address"),
         ("CHINACACHE_URL", "https://me:secret@host", "holds a user or a password"),
-        ("PUSHGATEWAY", "http://", "--pushgateway (PUSHGATEWAY) is not an address"),
+        *(
+            ("PUSHGATEWAY", address, "--pushgateway (PUSHGATEWAY) is not an address such as https://host:444")
+            for address in (
+                "http://",
+                "ftp://host",
+                "htp://host:9091",
+                "http:/host:9091",
+                "https//host:9091",
+                "unix:///run/gateway",
+            )
+        ),
         ("CHINACACHE_CA_FILE", "/nowhere/ca.pem", "/nowhere/ca.pem, which cannot be read: No such file"),
         ("CHINACACHE_CA_FILE", __file__, "which holds no certificates in PEM"),
         ("CHINACACHE_USER", "\udcff", "--user (CHINACACHE_USER) is not UTF-8"),
