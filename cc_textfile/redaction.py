@@ -4,8 +4,10 @@ import base64
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from html.entities import html5
+from unicodedata import normalize
 
 MASK = "***"
 QUOTED = 200  # characters of foreign text that a message quotes
@@ -13,12 +15,22 @@ QUOTED = 200  # characters of foreign text that a message quotes
 SHORTEST_IN_BASE64 = 4
 """Characters of a secret; what is shorter could be a part of any word."""
 
+CHARSETS = ("latin-1", "cp1252", "gbk", "gb18030")
+"""What a server may take a query for: the defaults of old ones, and those of China."""
+
+LOST = ("\ufffd", "?")
+"""What stands for a character that is lost."""
+
 BACKSLASHES = r"\\{1,4}"
 """An escape may have been escaped again: the `repr` of JSON has two backslashes, and that in JSON four."""
 
 
 class Redactor:
-    """Replaces secrets in text by `***`, in clear, percent-encoded, and escaped for JSON, HTML, Python and base64."""
+    """Replaces secrets in text by `***`.
+
+    In clear, percent-encoded, escaped for JSON, HTML and Python, in base64, and as what becomes of them where one
+    character set is taken for another.
+    """
 
     def __init__(self, *secrets: str) -> None:
         self._secrets: set[str] = set()
@@ -28,7 +40,8 @@ class Redactor:
     def add(self, *secrets: str) -> None:
         """Learn further secrets; empty ones are none."""
         self._secrets.update(filter(None, secrets))
-        patterns = [_spelled(secret) for secret in sorted(self._secrets, key=len, reverse=True)]
+        texts = {text for secret in self._secrets for text in _in_charsets(secret)}
+        patterns = [_spelled(text) for text in sorted(texts, key=len, reverse=True)]
         patterns += [_in_base64(secret) for secret in self._secrets if len(secret) >= SHORTEST_IN_BASE64]
         self._pattern = re.compile("|".join(patterns)) if patterns else None
 
@@ -42,23 +55,45 @@ class Redactor:
         return line if len(line) <= QUOTED else line[:QUOTED] + "…"
 
 
+def _in_charsets(secret: str) -> Iterator[str]:
+    """Return the secret, and what it becomes with a portal that takes UTF-8 for something else, or has less."""
+    yield secret
+    for form in ("NFC", "NFD"):
+        yield normalize(form, secret)
+    utf8 = secret.encode(errors="surrogatepass")
+    for charset in ("ascii", *CHARSETS):
+        for text in (secret.encode(charset, "replace").decode(charset), utf8.decode(charset, "replace")):
+            for mark in LOST:
+                shown = text.replace("\ufffd", mark)
+                if shown.strip("".join(LOST)):  # else nothing of the secret is left
+                    yield shown
+
+
 def _spelled(secret: str) -> str:
     """Return a pattern of the secret, character by character: encoders differ in which of them they leave alone."""
-    entities: defaultdict[str, list[str]] = defaultdict(list)
-    for name, meant in html5.items():
-        entities[meant].append(name)
+    entities = _entities()
     # A run of backslashes is taken as a whole: each alone can be one to four, and all ways to share them out are many.
     runs = re.findall(r"\\+|[^\\]", secret)
     return f"(?i:{''.join(_run(run[0], len(run), entities) for run in runs)})"
 
 
+@cache
+def _entities() -> Mapping[str, Sequence[str]]:
+    """Return the names that each character has in HTML."""
+    entities: defaultdict[str, list[str]] = defaultdict(list)
+    for name, meant in html5.items():
+        entities[meant].append(name)
+    return entities
+
+
 def _run(character: str, times: int, entities: Mapping[str, Sequence[str]]) -> str:
     """Return a pattern of all that one character, so many times, may have become."""
     code = ord(character)
+    coded = {character.encode(charset, "ignore") for charset in CHARSETS} - {b""}
     utf8 = character.encode(errors="surrogatepass")
     utf16 = character.encode("utf-16-be", "surrogatepass").hex(" ", 2).split()
     spellings = [
-        "".join(f"%(?:25)*{byte:02x}" for byte in utf8),
+        *("".join(map(_percent, each)) for each in sorted({utf8, *coded})),
         "".join(f"{BACKSLASHES}x{byte:02x}" for byte in utf8),
         "".join(f"{BACKSLASHES}u{unit}" for unit in utf16),
         f"{BACKSLASHES}(?:x{code:02x}|u{code:04x}|U{code:08x})",
@@ -71,6 +106,12 @@ def _run(character: str, times: int, entities: Mapping[str, Sequence[str]]) -> s
     if character == " ":
         spellings.append(r"\+")
     return f"(?:{'|'.join([*spellings, re.escape(character)])})"
+
+
+def _percent(byte: int) -> str:
+    """Return a pattern of a byte, encoded once or more; in GBK, a letter may be the second byte of a character."""
+    encoded = f"%(?:25)*{byte:02x}"
+    return f"(?:{encoded}|{chr(byte)})" if chr(byte).isascii() and chr(byte).isalnum() else encoded
 
 
 def _in_base64(secret: str) -> str:
