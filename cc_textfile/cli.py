@@ -310,7 +310,8 @@ def _demo_portal(serve: str | None, faults: tuple[str, ...]) -> "Iterator[DemoPo
 @contextmanager
 def _interruptible() -> Iterator[None]:
     try:
-        yield
+        with stoppable():
+            yield
     except KeyboardInterrupt:
         sys.exit(0)
 

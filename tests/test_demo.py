@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.error import HTTPError
@@ -18,7 +19,7 @@ from cc_textfile import answers, demo
 from cc_textfile.answers import Answer, Endpoint
 from cc_textfile.demo import DemoPortal
 from cc_textfile.window import Window
-from tests.conftest import Program, command, environment, get, run
+from tests.conftest import PATIENCE, Program, command, environment, get, run
 
 NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
 DECODERS: dict[Endpoint, Callable[[int, bytes], Answer]] = {
@@ -147,14 +148,19 @@ def test_on_an_interval_it_goes_on_until_interrupted(tmp_path: Path, start: Call
     assert "Traceback" not in program.said
 
 
-def test_it_can_serve_the_portal_alone(tmp_path: Path) -> None:
-    """`demo --serve` is a portal for `run` to poll, and can be asked to misbehave."""
-    with subprocess.Popen(
-        command("demo", "--serve", "127.0.0.1:0", "--fault", "isp=refused"),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as serving:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_serve_the_portal_alone(tmp_path: Path, number: signal.Signals) -> None:
+    """`demo --serve` is a portal for `run` to poll, and can be asked to misbehave; it ends as a loop does.
+
+    Also as a background job of a script, for which shells have SIGINT ignored.
+    """
+    ignoring = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    serve = command("demo", "--serve", "127.0.0.1:0", "--fault", "isp=refused")
+    with (
+        subprocess.Popen((*ignoring, *serve), env=environment(), stdout=subprocess.PIPE, text=True) as serving,
+        ExitStack() as at_the_end,
+    ):
+        at_the_end.callback(serving.kill)
         assert serving.stdout
         line = serving.stdout.readline()
         match = re.fullmatch(
@@ -167,8 +173,8 @@ def test_it_can_serve_the_portal_alone(tmp_path: Path) -> None:
         )
         done = run("run", "--textfile", str(tmp_path / "a.prom"), env=env)
         assert "3 requests good, 1 failed" in done.stderr
-        serving.send_signal(signal.SIGINT)
-        assert serving.wait() == 0
+        serving.send_signal(number)
+        assert serving.wait(PATIENCE) == 0
 
 
 def test_a_failing_demo_has_the_status_of_a_failing_run(tmp_path: Path) -> None:
