@@ -70,7 +70,12 @@ def loaded_rules(prometheus: str) -> list[dict[str, Any]]:
 def hasten(folder: Path) -> None:
     """Let the rules in the folder take for old what is three seconds old, instead of a quarter of an hour."""
     for path in RULE_FILES:
-        text = path.read_text(encoding="utf-8").replace("15 * 60", "3").replace("[15m]", "[3s]")
+        text = (
+            path.read_text(encoding="utf-8")
+            .replace("15 * 60", "3")
+            .replace("[15m]", "[3s]")
+            .replace("for: 2m", "for: 1s")
+        )
         (folder / path.name).write_text(text, encoding="utf-8")
 
 
