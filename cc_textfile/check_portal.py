@@ -172,9 +172,13 @@ class _Portal:
             yield self._load(snapshot)
 
     def _refused(self, error: PortalError) -> Step:
-        user, password = (self._settings.origin(name) for name in ("user", "password"))
-        remedy = f"correct user ({user}) or password ({password}); one try was made, and no more"
-        return Step("portal password", State.FAILED, f"user {self._settings.user}: {error}", remedy)
+        user, password, channels = (self._settings.origin(name) for name in ("user", "password", "channels"))
+        detail = f"user {self._settings.user}, {error.endpoint} of channel {error.channel}: {error}"
+        remedy = (
+            f"correct user ({user}) or password ({password}), or what the portal's words are about: the channel "
+            f"({channels}), or the right to {error.endpoint}; one try was made, and no more"
+        )
+        return Step("portal password", State.FAILED, detail, remedy)
 
     def _mend(self, error: PortalError) -> str:
         match error:

@@ -164,10 +164,11 @@ def test_a_wrong_password(portal: DemoPortal, env: dict[str, str], tmp_path: Pat
     checked = Checked("--password-file", str(tmp_path / "password"), env=env)
     assert checked.status == 1
     assert portal.requests == 1
-    detail = "user demo: " + (
+    detail = r"user demo, hit_rate of channel \S+: " + (
         "HTTP status 401" if by_status else "the portal refused: .*: user name or password is wrong"
     )
     remedy = rf"user \(variable CHINACACHE_USER\) or password \(flag --password-file, file {tmp_path}/password\)"
+    remedy += r".* the channel \(variable CHINACACHE_CHANNEL_IDS\), or the right to hit_rate"
     checked.names("portal password", State.FAILED, detail, remedy)
     assert skipped_after("password") <= checked.are(State.SKIPPED)
 
