@@ -63,6 +63,19 @@ def exit_status() -> Iterator[None]:
     except CcTextfileError as error:
         log.error("%s", error)  # noqa: TRY400 # the message says it all; a traceback is for bugs
         sys.exit(FAILED)
+    finally:
+        _let_go_of_standard_error()
+
+
+def _let_go_of_standard_error() -> None:
+    """Let what it did not take, with a full disk behind it, go: Python would make it the exit status, 120."""
+    try:
+        if sys.stderr:  # None where a shell closed it
+            sys.stderr.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

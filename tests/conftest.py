@@ -57,11 +57,14 @@ NOBODY = 65534
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return an environment for the program: this one, without settings, bundles and proxies, and with these."""
+    """Return an environment for the program: this one, without what would change its ways, and with these."""
     ours = re.compile(r"CHINACACHE_|CC_TEXTFILE_|PUSHGATEWAY$|QUERYTIME$|CREDENTIALS_DIRECTORY$|JOURNAL_STREAM$")
     network = re.compile(r"(REQUESTS|CURL)_CA_BUNDLE$|(https?|all|no)_proxy$", re.IGNORECASE)
+    python = re.compile(r"PYTHONUNBUFFERED$")
     return {
-        name: value for name, value in os.environ.items() if not ours.match(name) and not network.match(name)
+        name: value
+        for name, value in os.environ.items()
+        if not ours.match(name) and not network.match(name) and not python.match(name)
     } | variables
 
 
