@@ -165,12 +165,15 @@ def _progress() -> "Watch | None":
     def tick(done: int, total: int) -> None:
         nonlocal ticks
         ticks = ticks + 1 if done < total else 0
-        if ticks == TICKS_BEFORE_BAR:
-            bars.append(click.progressbar(length=total, label="polling", file=sys.stderr).__enter__())
-        for bar in bars:
-            bar.update(done - bar.pos)
-        if done == total and bars:
-            bars.pop().__exit__(None, None, None)
+        try:
+            if ticks == TICKS_BEFORE_BAR:
+                bars.append(click.progressbar(length=total, label="polling", file=sys.stderr).__enter__())
+            for bar in bars:
+                bar.update(done - bar.pos)
+            if done == total and bars:
+                bars.pop().__exit__(None, None, None)
+        except OSError:  # the terminal is gone, and the poll goes on
+            bars.clear()
 
     return Watch(SECONDS_A_TICK, tick)
 
@@ -214,15 +217,14 @@ def check(node_exporter: str, *, as_json: bool, **flags: str | None) -> None:
     with exit_status():
         try:
             settings = Settings.load(flags, os.environ)
+            redact = Redactor(settings.password)
+            configure(settings.log_level, settings.log_format, redact)
+            with stoppable():
+                good = room.show(room.check(settings, node_exporter, redact), as_json=as_json)
         except SettingsError as error:
             if as_json:
                 room.show(room.of_faults(error), as_json=True)
             raise
-        redact = Redactor(settings.password)
-        configure(settings.log_level, settings.log_format, redact)
-        try:
-            with stoppable():
-                good = room.show(room.check(settings, node_exporter, redact), as_json=as_json)
         except KeyboardInterrupt as stop:
             click.echo(f"cc-textfile: {stop} before the check was over", err=True)
             sys.exit(FAILED)

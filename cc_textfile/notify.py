@@ -14,6 +14,9 @@ RELOADING: Final = "RELOADING=1"
 STOPPING: Final = "STOPPING=1"
 WATCHDOG: Final = "WATCHDOG=1"
 
+PATIENCE: Final = 0.5
+"""Seconds that a datagram waits for room in a queue that nobody empties."""
+
 
 def status(text: str) -> str:
     """Return the field that `systemctl status` shows; its value ends at the first line break."""
@@ -28,6 +31,7 @@ def notify(*fields: str) -> None:
     if address.startswith("@"):  # an abstract name: on the wire a NUL stands for the @
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.settimeout(PATIENCE)
         channel.connect(address)
         channel.sendall("\n".join(fields).encode(errors="backslashreplace"))
 

@@ -125,6 +125,15 @@ def test_bad_settings() -> None:
     ]
 
 
+def test_a_proxy_that_is_none_is_said_to_programs_too(env: dict[str, str]) -> None:
+    """What is wrong with the environment is status 2, and in the list for programs like any setting."""
+    done = run("check", "--json", env=env | {"http_proxy": "socks5://127.0.0.1:1"})
+    assert done.returncode == 2
+    (step,) = json.loads(done.stdout)
+    assert step["state"] == "failed"
+    assert "the proxy that the environment names" in step["detail"]
+
+
 def test_a_bad_address_of_node_exporter(env: dict[str, str]) -> None:
     """The option that `run` does not have is checked like the others."""
     done = run("check", "--node-exporter", "http://:x", env=env)

@@ -51,6 +51,25 @@ def test_without_a_listener_nothing_happens(
     notify.notify(notify.READY)
 
 
+def test_a_queue_that_nobody_empties_holds_nothing_up(
+    systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A supervisor that stopped reading costs a moment for each datagram, and never a poll."""
+    systemd.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setattr(notify, "PATIENCE", 0.001)
+    most = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+
+    def tell() -> None:
+        for _ in range(2 * most + 2):
+            notify.notify(notify.WATCHDOG)
+
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    telling.join(PATIENCE)
+    assert not telling.is_alive()
+
+
 def test_a_status_is_one_line() -> None:
     """A line break would begin another field: an error text must not be able to say READY=1."""
     assert notify.status("refused:\nREADY=1\n") == "STATUS=refused: READY=1"

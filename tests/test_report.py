@@ -15,7 +15,7 @@ from cc_textfile.demo import DemoPortal
 from cc_textfile.errors import Malformed
 from cc_textfile.poll import Snapshot
 from cc_textfile.window import Window
-from tests.conftest import Program, account, command
+from tests.conftest import Program, account, command, eventually
 
 NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
 
@@ -37,6 +37,26 @@ def test_a_long_poll_shows_a_progress_bar_on_a_terminal_and_only_there(tmp_path:
     assert "polling" in shown
     assert "75%" in shown
     assert shown.index("100%") < shown.index("polled 3 channels")
+
+
+def test_a_terminal_that_goes_away_takes_no_poll_with_it(tmp_path: Path, portal: DemoPortal) -> None:
+    """A loop whose terminal was closed under its progress bar polls on."""
+    portal.fault = lambda endpoint, _: "hang" if endpoint == Endpoint.ISP else None
+    textfile = tmp_path / "a.prom"
+    env = account(portal, CC_TEXTFILE_PATH=str(textfile), TERM="xterm")
+    arguments = command("run", "--timeout", "2s", "--interval", "100ms")
+    terminal, end = pty.openpty()
+    with subprocess.Popen(arguments, env=env, stderr=end, stdout=subprocess.DEVNULL) as process:
+        os.close(end)
+        shown = ""
+        while "polling" not in shown:
+            shown += os.read(terminal, 4096).decode()
+        os.close(terminal)
+        eventually(lambda: textfile.exists() or process.poll() is not None)
+        first = textfile.stat().st_mtime_ns
+        eventually(lambda: textfile.stat().st_mtime_ns > first or process.poll() is not None)
+        process.terminate()
+        assert process.wait() == 0
 
 
 def test_elsewhere_there_is_no_progress_bar(tmp_path: Path, portal: DemoPortal, start: Callable[..., Program]) -> None:
