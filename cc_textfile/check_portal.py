@@ -79,6 +79,9 @@ class _Portal:
             return within(self._settings.timeout, act)
         except OSError as error:
             raise self._transport.in_words(error, self._settings.timeout) from None
+        except UnicodeError:  # a label of it is empty, or too long
+            message = f"{self._host} is no name of a host"
+            raise Unreachable(message) from None
 
     def _name(self) -> Step:
         try:

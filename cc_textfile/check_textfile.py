@@ -19,7 +19,12 @@ from cc_textfile.output import FILE_MODE, Textfile
 from cc_textfile.settings import called
 from cc_textfile.step import State, Step
 
-PROBE_BYTES = 4096
+BYTES_A_CHANNEL = 1536
+"""What a channel takes in the file when the portal has no daily rows."""
+
+BYTES_OF_THE_POLL = 6144
+"""What the series of the poll itself take."""
+
 CAP_FOWNER = 1 << 3
 OTHERS_READ = 0o004
 OTHERS_ENTER = 0o001
@@ -43,7 +48,7 @@ def textfile(path: Path, channels: tuple[str, ...]) -> Iterator[Step]:
     yield Step(
         "textfile holder", State.OK, f"a cc-textfile is running: {holder}" if holder else "no other cc-textfile runs"
     )
-    write_error, rename_error = _probe(target)
+    write_error, rename_error = _probe(target, BYTES_OF_THE_POLL + BYTES_A_CHANNEL * len(channels))
     if write_error:
         detail = f"user {_user()} cannot write in {folder}: {write_error.strerror}"
         yield Step("textfile writable", State.FAILED, detail, _mend(write_error, folder))
@@ -83,18 +88,18 @@ def _folder(folder: Path) -> Step:
     return Step("textfile folder", State.FAILED, detail, f"{remedy}correct {called('textfile')}")
 
 
-def _probe(target: Textfile) -> tuple[OSError | None, OSError | None]:
-    """Return what stood against writing a draft, and what against its rename."""
-    errors = _try(target.spare_draft(0), target.spare_draft(1))
+def _probe(target: Textfile, size: int) -> tuple[OSError | None, OSError | None]:
+    """Return what stood against writing a draft of so many bytes, and what against its rename."""
+    errors = _try(target.spare_draft(0), target.spare_draft(1), size)
     swept = isinstance(errors[1], FileNotFoundError)
     # A running instance takes a draft for litter when it comes at the wrong moment; not twice in a row.
-    return _try(target.spare_draft(0), target.spare_draft(1)) if swept else errors
+    return _try(target.spare_draft(0), target.spare_draft(1), size) if swept else errors
 
 
-def _try(draft: Path, renamed: Path) -> tuple[OSError | None, OSError | None]:
+def _try(draft: Path, renamed: Path, size: int) -> tuple[OSError | None, OSError | None]:
     try:
         try:
-            draft.write_bytes(bytes(PROBE_BYTES))
+            draft.write_bytes(bytes(size))
         except OSError as error:
             return error, None
         try:
@@ -111,7 +116,7 @@ def _try(draft: Path, renamed: Path) -> tuple[OSError | None, OSError | None]:
 def _rename(path: Path, error: OSError | None) -> Step:
     """Say whether a draft can take the file's place, as far as can be told without doing it."""
     in_the_way = ""
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # not there; or out of reach, as the other steps say
         file, folder = path.lstat(), path.parent.stat()
         if stat.S_ISDIR(file.st_mode):
             in_the_way, remedy = f"{path} is a folder", f"move it away, or correct {called('textfile')}"
@@ -147,11 +152,16 @@ def _is_mount(path: Path) -> bool:
 
 def _readable(path: Path) -> Step:
     """Say whether node_exporter, which runs as a user of its own, can read the file."""
-    folders = [path.parent.resolve(), *path.parent.resolve().parents]
+    folder = Path(os.path.realpath(path.parent))
+    folders = [folder, *folder.parents]
     wanted = dict.fromkeys(folders, OTHERS_ENTER) | {folders[0]: OTHERS_READ | OTHERS_ENTER}
-    if path.is_file():
-        wanted = {path: OTHERS_READ, **wanted}
-    closed = [place for place, bits in wanted.items() if place.stat().st_mode & bits != bits]
+    try:
+        if path.is_file():
+            wanted = {path: OTHERS_READ, **wanted}
+        closed = [place for place, bits in wanted.items() if place.stat().st_mode & bits != bits]
+    except OSError as error:
+        detail = f"user {_user()} cannot look at {path}: {error.strerror}"
+        return Step("textfile readable", State.WARNING, detail, f"see {shlex.join(['namei', '-l', str(path)])}")
     if not closed:
         return Step("textfile readable", State.OK, "every user can read it, and so can node_exporter")
     mode = f"{FILE_MODE:04o}" if closed[0] == path else "o+rx" if closed[0] == folders[0] else "o+x"
@@ -170,7 +180,10 @@ def _litter(drafts: list[Path]) -> Step:
 
 
 def _is_neighbour(entry: os.DirEntry[str], path: Path) -> bool:
-    return entry.name.endswith(".prom") and entry.name != path.name and entry.is_file()
+    try:
+        return entry.name.endswith(".prom") and entry.name != path.name and entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _neighbours(others: list[Path], channels: tuple[str, ...]) -> Step:

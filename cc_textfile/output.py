@@ -54,7 +54,9 @@ class Textfile:
         self._path = path
         # node_exporter reads what ends in .prom, and this does not.
         self._draft = path.with_name(f".{path.name}.cc-textfile")
-        self._name = "cc_textfile/" + hashlib.sha256(os.fsencode(path.parent.resolve() / path.name)).hexdigest()
+        self._name = (
+            "cc_textfile/" + hashlib.sha256(os.fsencode(os.path.realpath(path.parent) + "/" + path.name)).hexdigest()
+        )
 
     @contextmanager
     def held(self) -> Iterator[None]:

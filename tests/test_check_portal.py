@@ -237,3 +237,10 @@ def test_the_window_of_the_estimate(env: dict[str, str], hour: int, *, more: boo
     *_, load = portal_steps(Settings.load({}, env), Redactor(), lambda: now)
     assert load.step == "portal load"
     assert load.detail.endswith("; more series when the window spans midnight in UTC+8") is more
+
+
+def test_a_name_that_can_be_none(env: dict[str, str]) -> None:
+    """A name with an empty part is named as what it is, and nothing crashes over it."""
+    checked = Checked(env=env | {"CHINACACHE_URL": "http://a..b"})
+    assert checked.status == 1
+    checked.names("portal name", State.FAILED, "a..b is no name of a host", r"--portal-url \(CHINACACHE_URL\)")

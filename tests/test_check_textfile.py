@@ -73,6 +73,36 @@ def test_a_folder_on_a_file_system_without_room(env: dict[str, str], folder: Pat
     checked.names("textfile writable", State.FAILED, "No space left on device", f"make room: df -h {folder}")
 
 
+def test_a_folder_on_a_file_system_with_too_little_room(env: dict[str, str], folder: Path) -> None:
+    """Where a poll of these channels would not fit, a smaller file would not tell."""
+    needs_root()
+    fill = f"mount -t tmpfs -o size=16k x {folder}; head -c 8192 /dev/zero > {folder}/some; "
+    checked = Checked(env=env, before=(*MOUNTED, fill + '"$@"', "-"))
+    assert checked.status == 1
+    checked.names("textfile writable", State.FAILED, "No space left on device", f"make room: df -h {folder}")
+
+
+def test_a_folder_that_this_user_may_not_enter(env: dict[str, str], folder: Path) -> None:
+    """The folder is there and closed: that it can't be written in is said, and that nothing in it can be looked at."""
+    needs_root()
+    os.chown(folder, NOBODY, NOBODY)
+    folder.chmod(0o754)
+    checked = Checked(env=env, before=POWERLESS)
+    assert checked.status == 1
+    checked.names("textfile writable", State.FAILED, "Permission denied", f"chown root {folder}")
+    checked.names("textfile readable", State.WARNING, f"cannot look at {folder}/a.prom: Permission denied", "namei -l")
+
+
+def test_a_link_that_leads_to_itself(env: dict[str, str], folder: Path) -> None:
+    """A neighbour that is no file is none, whatever else it is; a folder that is none is named."""
+    (folder / "loop.prom").symlink_to("loop.prom")
+    checked = Checked(env=env)
+    assert checked.status == 0
+    checked.names("textfile neighbours", State.OK, "no other .prom of 0")
+    checked = Checked(env=env | {"CC_TEXTFILE_PATH": str(folder / "loop.prom" / "a.prom")})
+    checked.names("textfile folder", State.FAILED, "Too many levels of symbolic links", "namei -l")
+
+
 def test_a_folder_on_a_file_system_for_reading(env: dict[str, str], folder: Path) -> None:
     """A read-only file system is named, with systemd's setting for it."""
     needs_root()
