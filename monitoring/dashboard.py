@@ -60,6 +60,8 @@ ERROR_RATIO = f"channel:ChinaCache_metrics_statuscodes_request_count:ratio_5xx_1
 ISPS = f"last_over_time(channel_isp:ChinaCache_metrics_isp_specific_flux_ratio:bytes{SELECTED}{LAST_DAY})"
 PROVINCES = f"last_over_time(channel_name:ChinaCache_metrics_region_specific_flux_ratio:bytes{SELECTED}{LAST_DAY})"
 ANSWERED = f"channel_endpoint:cc_textfile_endpoint_up:max{SELECTED}"
+# A Prometheus of prometheus-operator has an `endpoint` of its own for every target, and renames ours.
+DROPPED = 'label_replace(cc_textfile_dropped_rows, "endpoint", "$1", "exported_endpoint", "(.+)")'
 POLLED = f"channel_job_instance:cc_textfile_poll_timestamp_seconds:max{SELECTED}"
 
 # A poller that pushes has a job and no instance.
@@ -258,7 +260,7 @@ def poller(dashboard: Dashboard) -> None:
     )
     dashboard.with_panel(
         graph("Rows that could not be read", "Left out of good answers, of each poll.", "short").with_target(
-            query("sum by (job, instance, endpoint) (cc_textfile_dropped_rows)", f"{{{{endpoint}}}} {POLLER}")
+            query(f"sum by (job, instance, endpoint) ({DROPPED})", f"{{{{endpoint}}}} {POLLER}")
         )
     )
     dashboard.with_panel(
