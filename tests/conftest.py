@@ -1,5 +1,6 @@
 """What tests share: the real programs, the demo portal, and the command line as a user starts it."""
 
+import itertools
 import os
 import queue
 import re
@@ -14,14 +15,17 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from cc_textfile import demo
+from cc_textfile.answers import Endpoint
 
 ROOT = Path(__file__).parent.parent
 LISTENING = r'msg="Listening on" address=(\S+)'
+POLLS = 10_000
+
 PATIENCE = 60.0
 """Seconds that a test waits for an event before it takes it for lost; far beyond what a slow machine needs."""
 
@@ -204,6 +208,39 @@ def portal() -> Iterator[demo.DemoPortal]:
     """Serve the demo portal."""
     with demo.DemoPortal().serving() as serving:
         yield serving
+
+
+class LongLife(NamedTuple):
+    """A process that makes so many polls of a portal, into a folder."""
+
+    process: subprocess.Popen[str]
+    portal: demo.DemoPortal
+    folder: Path
+    log: Path
+    polls: int
+
+
+@pytest.fixture(scope="session")
+def long_life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LongLife]:
+    """Start ten thousand polls, a third of them failing in every way; other tests can wait while they are made."""
+    endings, polls = itertools.cycle(demo.FAULTS), itertools.count()
+
+    def third(endpoint: Endpoint, _channel: str) -> str | None:
+        if endpoint == Endpoint.HIT_RATE and next(polls) % 3 == 0:
+            return next(endings)
+        return None
+
+    place = tmp_path_factory.mktemp("long-life")
+    folder, log = place / "textfile", place / "log"
+    folder.mkdir()
+    # Coverage follows every process; this one would spend most of its time being followed.
+    env = {name: value for name, value in environment().items() if not name.startswith("COV")}
+    with demo.DemoPortal(fault=third).serving() as portal, log.open("w") as errors, ExitStack() as at_the_end:
+        arguments = [sys.executable, "-m", "tests.long_life", portal.url, str(folder / "a.prom"), str(POLLS)]
+        process = subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
+        at_the_end.enter_context(process)
+        at_the_end.callback(process.kill)
+        yield LongLife(process, portal, folder, log, POLLS)
 
 
 def account(portal: demo.DemoPortal, **variables: str) -> dict[str, str]:

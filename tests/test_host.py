@@ -28,6 +28,13 @@ MOST_COMMANDS = 6
 Portal = Callable[..., None]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _long_life(request: pytest.FixtureRequest) -> None:
+    """Start the longest test, if it is to be run, under these: they mostly wait for a machine."""
+    if any(item.path.stem == "test_long_life" for item in request.session.items):
+        request.getfixturevalue("long_life")
+
+
 @pytest.fixture(scope="session")
 def package() -> Path:
     """Build the package from this source."""
