@@ -20,6 +20,7 @@ from cc_textfile.redaction import Redactor
 from cc_textfile.settings import Settings, called
 from cc_textfile.step import SLACK, Clock, State, Step, T, within
 from cc_textfile.transport import Transport
+from cc_textfile.values import DAY
 from cc_textfile.window import Window
 
 FEW_DAYS = 14
@@ -28,7 +29,6 @@ FEW_DAYS = 14
 MOST_SKEW = 60
 """Seconds between the clocks; windows are cut to the minute by this host's."""
 
-DAY = 24 * 3600
 
 OUT_OF_DATE = (9, 10)
 OF_ANOTHER_NAME = (62, 64)

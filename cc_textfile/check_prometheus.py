@@ -19,11 +19,10 @@ from cc_textfile.redaction import Redactor
 from cc_textfile.settings import Settings, called
 from cc_textfile.step import Clock, State, Step, within
 from cc_textfile.transport import Transport
+from cc_textfile.values import DAY
 
 MOST_BYTES = 64 * 1024 * 1024
 """The longest page of metrics that is read: a hundred bytes for each of some 600 000 series."""
-
-DAY = 24 * 3600
 
 
 def samples(page: bytes, name: str) -> list[Sample]:

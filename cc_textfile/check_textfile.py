@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cc_textfile.collector import METRICS
-from cc_textfile.output import FILE_MODE, Textfile
+from cc_textfile.output import FILE_MODE, Textfile, real_place
 from cc_textfile.settings import called
 from cc_textfile.step import State, Step
 
@@ -143,7 +143,7 @@ def _is_any_owner() -> bool:
 
 
 def _is_mount(path: Path) -> bool:
-    place = os.path.realpath(path.parent) + "/" + path.name
+    place = real_place(path)
     with suppress(OSError):
         mounts = (line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines())
         return any(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount) == place for mount in mounts)
@@ -153,8 +153,7 @@ def _is_mount(path: Path) -> bool:
 def _readable(path: Path) -> Step:
     """Say whether node_exporter, which runs as a user of its own, can read the file."""
     folder = Path(os.path.realpath(path.parent))
-    folders = [folder, *folder.parents]
-    wanted = dict.fromkeys(folders, OTHERS_ENTER) | {folders[0]: OTHERS_READ | OTHERS_ENTER}
+    wanted = {folder: OTHERS_READ | OTHERS_ENTER} | dict.fromkeys(folder.parents, OTHERS_ENTER)
     try:
         if path.is_file():
             wanted = {path: OTHERS_READ, **wanted}
@@ -164,7 +163,7 @@ def _readable(path: Path) -> Step:
         return Step("textfile readable", State.WARNING, detail, f"see {shlex.join(['namei', '-l', str(path)])}")
     if not closed:
         return Step("textfile readable", State.OK, "every user can read it, and so can node_exporter")
-    mode = f"{FILE_MODE:04o}" if closed[0] == path else "o+rx" if closed[0] == folders[0] else "o+x"
+    mode = f"{FILE_MODE:04o}" if closed[0] == path else "o+rx" if closed[0] == folder else "o+x"
     detail = f"other users cannot read {closed[0]}" if mode != "o+x" else f"other users cannot pass {closed[0]}"
     remedy = f"{shlex.join(['chmod', mode, str(closed[0])])}, unless node_exporter has other ways to it"
     return Step("textfile readable", State.WARNING, detail, remedy)

@@ -37,6 +37,11 @@ HIDDEN = "a process of another namespace"
 log = logging.getLogger(__name__)
 
 
+def real_place(path: Path) -> str:
+    """Return where a file is, links to its folder followed; not its own, in whose place the file is put."""
+    return os.path.realpath(path.parent) + "/" + path.name
+
+
 class Output(Protocol):
     """Somewhere to deliver to."""
 
@@ -54,9 +59,7 @@ class Textfile:
         self._path = path
         # node_exporter reads what ends in .prom, and this does not.
         self._draft = path.with_name(f".{path.name}.cc-textfile")
-        self._name = (
-            "cc_textfile/" + hashlib.sha256(os.fsencode(os.path.realpath(path.parent) + "/" + path.name)).hexdigest()
-        )
+        self._name = "cc_textfile/" + hashlib.sha256(os.fsencode(real_place(path))).hexdigest()
 
     @contextmanager
     def held(self) -> Iterator[None]:

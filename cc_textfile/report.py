@@ -9,13 +9,12 @@ import durationpy
 from cc_textfile.answers import Endpoint
 from cc_textfile.errors import Overdue, PortalError, Refused
 from cc_textfile.poll import Snapshot
+from cc_textfile.values import DAY
 
 MOST_FAILURE_LINES = 20
 """Distinct failures that one poll logs; a portal that words each one differently must not fill the journal."""
 
 MOST_CHANNELS_NAMED = 3
-
-A_DAY = timedelta(days=1).total_seconds()
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 def budget(channels: int, interval: float | None) -> None:
     """Log how many requests the portal will see: in a poll, and in a day of polls that are `interval` seconds apart."""
     requests = channels * len(Endpoint)
-    daily = f"; {requests * A_DAY / interval:,.0f} a day, with a poll every {_duration(interval)}" if interval else ""
+    daily = f"; {requests * DAY / interval:,.0f} a day, with a poll every {_duration(interval)}" if interval else ""
     log.info(
         "%s requests a poll, %d for each of %d channels%s",
         f"{requests:,}",

@@ -13,7 +13,10 @@ from urllib.parse import urlsplit
 
 import durationpy
 
-MOST_SECONDS = 366 * 24 * 3600
+DAY = 24 * 3600
+"""Seconds."""
+
+MOST_SECONDS = 366 * DAY
 MOST_MINUTES = MOST_SECONDS // 60
 
 

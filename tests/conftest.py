@@ -24,8 +24,6 @@ from cc_textfile.answers import Endpoint
 
 ROOT = Path(__file__).parent.parent
 LISTENING = r'msg="Listening on" address=(\S+)'
-POLLS = 10_000
-
 PATIENCE = 60.0
 """Seconds that a test waits for an event before it takes it for lost; far beyond what a slow machine needs."""
 
@@ -64,11 +62,10 @@ def environment(**variables: str) -> dict[str, str]:
     """Return an environment for the program: this one, without what would change its ways, and with these."""
     ours = re.compile(r"CHINACACHE_|CC_TEXTFILE_|PUSHGATEWAY$|QUERYTIME$|CREDENTIALS_DIRECTORY$|JOURNAL_STREAM$")
     network = re.compile(r"(REQUESTS|CURL)_CA_BUNDLE$|(https?|all|no)_proxy$", re.IGNORECASE)
-    python = re.compile(r"PYTHONUNBUFFERED$")
     return {
         name: value
         for name, value in os.environ.items()
-        if not ours.match(name) and not network.match(name) and not python.match(name)
+        if not ours.match(name) and not network.match(name) and name != "PYTHONUNBUFFERED"
     } | variables
 
 
@@ -210,6 +207,9 @@ def portal() -> Iterator[demo.DemoPortal]:
         yield serving
 
 
+POLLS = 10_000
+
+
 class LongLife(NamedTuple):
     """A process that makes so many polls of a portal, into a folder."""
 
@@ -217,7 +217,6 @@ class LongLife(NamedTuple):
     portal: demo.DemoPortal
     folder: Path
     log: Path
-    polls: int
 
 
 @pytest.fixture(scope="session")
@@ -240,7 +239,7 @@ def long_life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LongLife]:
         process = subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
         at_the_end.enter_context(process)
         at_the_end.callback(process.kill)
-        yield LongLife(process, portal, folder, log, POLLS)
+        yield LongLife(process, portal, folder, log)
 
 
 def account(portal: demo.DemoPortal, **variables: str) -> dict[str, str]:

@@ -3,7 +3,8 @@
 import os
 import pty
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,17 +21,32 @@ from tests.conftest import Program, account, command, eventually
 NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
 
 
+@contextmanager
+def long_polls_on_a_terminal(
+    portal: DemoPortal, env: Mapping[str, str], interval: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start a loop whose polls take two seconds, with a terminal as its standard error; the test closes that."""
+    portal.fault = lambda endpoint, _: "hang" if endpoint == Endpoint.ISP else None
+    arguments = command("run", "--timeout", "2s", "--interval", interval)
+    terminal, end = pty.openpty()
+    with subprocess.Popen(arguments, env={**env, "TERM": "xterm"}, stderr=end, stdout=subprocess.DEVNULL) as process:
+        os.close(end)
+        yield process, terminal
+
+
+def read_until(terminal: int, word: str) -> str:
+    """Return what is shown on the terminal, up to the word and a little more."""
+    shown = ""
+    while word not in shown:
+        shown += os.read(terminal, 4096).decode()
+    return shown
+
+
 def test_a_long_poll_shows_a_progress_bar_on_a_terminal_and_only_there(tmp_path: Path, portal: DemoPortal) -> None:
     """The bar is drawn on standard error, if that is a terminal, and is over when the poll is."""
-    portal.fault = lambda endpoint, _: "hang" if endpoint == Endpoint.ISP else None
-    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"), TERM="xterm", WATCHDOG_USEC="1000000")
-    arguments = command("run", "--timeout", "2s", "--interval", "1h")
-    terminal, end = pty.openpty()
-    with subprocess.Popen(arguments, env=env, stderr=end, stdout=subprocess.DEVNULL) as process:
-        os.close(end)
-        shown = ""
-        while "; wrote " not in shown:
-            shown += os.read(terminal, 4096).decode()
+    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"), WATCHDOG_USEC="1000000")
+    with long_polls_on_a_terminal(portal, env, "1h") as (process, terminal):
+        shown = read_until(terminal, "; wrote ")
         process.terminate()
         assert process.wait() == 0
     os.close(terminal)
@@ -41,16 +57,12 @@ def test_a_long_poll_shows_a_progress_bar_on_a_terminal_and_only_there(tmp_path:
 
 def test_a_terminal_that_goes_away_takes_no_poll_with_it(tmp_path: Path, portal: DemoPortal) -> None:
     """A loop whose terminal was closed under its progress bar polls on."""
-    portal.fault = lambda endpoint, _: "hang" if endpoint == Endpoint.ISP else None
     textfile = tmp_path / "a.prom"
-    env = account(portal, CC_TEXTFILE_PATH=str(textfile), TERM="xterm")
-    arguments = command("run", "--timeout", "2s", "--interval", "100ms")
-    terminal, end = pty.openpty()
-    with subprocess.Popen(arguments, env=env, stderr=end, stdout=subprocess.DEVNULL) as process:
-        os.close(end)
-        shown = ""
-        while "polling" not in shown:
-            shown += os.read(terminal, 4096).decode()
+    with long_polls_on_a_terminal(portal, account(portal, CC_TEXTFILE_PATH=str(textfile)), "100ms") as (
+        process,
+        terminal,
+    ):
+        read_until(terminal, "polling")
         os.close(terminal)
         eventually(lambda: textfile.exists() or process.poll() is not None)
         first = textfile.stat().st_mtime_ns
