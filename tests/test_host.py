@@ -25,6 +25,8 @@ UNITS = "/etc/systemd/system"
 MOST_EXPOSURE = 1.1
 MOST_COMMANDS = 6
 
+pytestmark = pytest.mark.slow
+
 Portal = Callable[..., None]
 
 
