@@ -15,6 +15,7 @@ check: .venv/development .tools/fetched ## lint, types and the quick tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/pytest -m 'not slow'
 
 .PHONY: test
@@ -22,6 +23,7 @@ test: .venv/development .tools/fetched ## lint, types, all tests, and the covera
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine -q
@@ -31,13 +33,14 @@ test: .venv/development .tools/fetched ## lint, types, all tests, and the covera
 golden: .venv/development ## write the golden files anew
 	GOLDEN=write $(BIN)/pytest -q tests/test_golden.py
 
-.PHONY: dashboard
-dashboard: .venv/development ## write monitoring/dashboard.json anew from its script
-	$(BIN)/python monitoring/dashboard.py
+.PHONY: monitoring
+monitoring: .venv/development ## render alerts, recording rules and dashboard (CONFIG=my.libsonnet OUTPUT=folder)
+	$(BIN)/python -m monitoring.render $(if $(CONFIG),--config $(CONFIG)) $(if $(OUTPUT),--output $(OUTPUT))
 
 .PHONY: pictures
-pictures: .venv/development .tools/fetched ## draw the README's pictures anew (takes ten minutes; needs chromium and prometheus installed)
-	$(BIN)/python monitoring/pictures.py 8
+pictures: .venv/development .tools/fetched ## draw the pictures of the README
+	$(BIN)/pip install --quiet --disable-pip-version-check 'matplotlib>=3.9'
+	$(BIN)/python -m monitoring.pictures
 
 .PHONY: clean
 clean: ## remove all that was made
@@ -103,6 +106,21 @@ deb: ## build the Debian package, dist/cc-textfile_VERSION_all.deb
 	rm -rf build/deb dist/cc-textfile_*_all.deb
 	$(MAKE) --no-print-directory install DESTDIR=build/deb PREFIX=/usr zsh_completions=/usr/share/zsh/vendor-completions
 	packaging/build_deb dist build/deb
+
+# Of the two formats of podman and buildah only Docker's can hold a health check.
+ENGINE ?= $(firstword $(foreach engine,podman docker buildah,$(if $(shell command -v $(engine)),$(engine))))
+IMAGE ?= cc-textfile
+
+.PHONY: image
+image: ## build the container image, cc-textfile, with podman, docker or buildah
+	$(if $(ENGINE),,$(error podman, docker or buildah is needed, and none is installed))
+	BUILDAH_FORMAT=docker $(ENGINE) build $(IMAGE_FLAGS) --build-arg SOURCE_DATE_EPOCH --tag $(IMAGE) --file Containerfile .
+
+.PHONY: dist
+dist: .venv/development ## build what PyPI takes: sdist and wheel
+	rm -f dist/cc_textfile-*
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/cc_textfile-*
 
 .PHONY: bench
 bench: .venv/development ## measure speed and memory beside their floors (takes four minutes; wants an idle machine)

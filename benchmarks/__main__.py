@@ -17,6 +17,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from benchmarks.floor import CONCURRENCY
+from benchmarks.portal import LATENCY
+from cc_textfile.demo.portal import PASSWORD, USER
+
 HERE = Path(__file__).parent
 README, LAST = HERE / "README.md", HERE / "last.json"
 BEGIN, END = "<!-- table: written by `make bench` -->\n", "<!-- end of table -->\n"
@@ -64,7 +68,7 @@ class Bench:
         self.folder = folder
         self.textfile = folder / "bench.prom"
         # Bytecode is kept, as it is where a program is installed.
-        self.env = {"PATH": os.environ["PATH"], "CHINACACHE_PASS": "believe-nothing"}
+        self.env = {"PATH": os.environ["PATH"], "CHINACACHE_PASS": PASSWORD}
         assert portal.stdout
         where = json.loads(portal.stdout.readline())
         self.url, self.ca = where["url"], where["ca"]
@@ -98,9 +102,17 @@ class Bench:
         """Return the command line of the program for so many channels."""
         listed = self.folder / f"{channels}.channels"
         listed.write_text("".join(f"{100000 + n}\n" for n in range(channels)))
-        account = ("--user", "demo", "--channels-file", str(listed))
+        account = ("--user", USER, "--channels-file", str(listed))
         portal = ("--portal-url", self.url, "--ca-file", self.ca)
         return (PROGRAM, "run", *account, *portal, "--textfile", str(self.textfile), *more)
+
+    def ledger_behind(self, channels: int) -> tuple[str, ...]:
+        """Return the flags of a ledger whose channels are all behind, so that a poll requests a window for each."""
+        path = self.folder / "ledger.sqlite"
+        path.unlink(missing_ok=True)
+        # What is settled after a day is all before this moment; for the run that is measured, after a minute.
+        self.run("prepare", *self.poll(channels, "--ledger", str(path), "--settle", "24h", "--deadline", "10m"))
+        return "--ledger", str(path), "--settle", "1m"
 
     def get(self, channels: int) -> tuple[str, ...]:
         """Return the command line of the floor for so many channels."""
@@ -109,7 +121,7 @@ class Bench:
     def lost(self, channels: int) -> int:
         """Return how many requests the last text file lacks."""
         with self.textfile.open() as lines:
-            up = sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("cc_textfile_endpoint_up{"))
+            up = sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("cc_textfile_method_up{"))
         return 4 * channels - int(up)
 
 
@@ -181,6 +193,50 @@ def five_thousand(at: Bench, rounds: int) -> Iterator[Row]:
     yield Row(scene, "CPU a channel, beside 500's", ours, those, a_channel / of_500, 1.1)
     daily = at.run("5,000 channels with daily rows", *at.poll(5000, "--deadline", "10m", "--querytime", "1440")).memory
     yield Row("the same with daily rows", "peak memory", f"{daily:.0f} MB", "", daily, 130, "MB")
+
+
+def counters(at: Bench, rounds: int) -> Iterator[Row]:
+    """500 channels with a ledger beside the gauges, beside the same without; 2,000 and 5,000 with a ledger."""
+    scene = "500 channels with a ledger"
+    for _ in range(rounds):
+        at.run("gauges alone", *at.poll(500))
+        at.run(scene, *at.poll(500, *at.ledger_behind(500)))
+    program, floor = at.raw[scene], at.raw["gauges alone"]
+    pairs = [(p.cpu / p.requests, f.cpu / f.requests) for p, f in zip(program, floor, strict=True)]
+    ours, plainly = (f"{1000 * median(each):.3f} ms" for each in zip(*pairs, strict=True))
+    yield Row(scene, "CPU a request", ours, plainly, median(p / f for p, f in pairs), 1.1)
+    memory = max(run.memory for run in program)
+    yield Row(scene, "peak memory", f"{memory:.0f} MB", "", memory, 60, "MB")
+    yield _beside_the_portal(scene, program, 1.5)
+    for channels, more in ((2000, ()), (5000, ("--deadline", "10m"))):
+        scene = f"{channels:,} channels with a ledger"
+        for _ in range(3):
+            at.run(scene, *at.poll(channels, *at.ledger_behind(channels), *more))
+        if channels == 2000:  # noqa: PLR2004
+            yield _beside_the_portal(scene, at.raw[scene], 1.3)
+        else:
+            memory = max(run.memory for run in at.raw[scene])
+            yield Row(scene, "peak memory", f"{memory:.0f} MB", "", memory, 150, "MB")
+
+
+def _beside_the_portal(scene: str, runs: list[Run], target: float) -> Row:
+    """Return the wall time beside what the portal allows: requests by latency by connections."""
+    pairs = [(run.wall, run.requests * LATENCY / CONCURRENCY) for run in runs]
+    ours, allowed = (f"{median(each):.2f} s" for each in zip(*pairs, strict=True))
+    return Row(scene, "wall", ours, allowed, median(wall / floor for wall, floor in pairs), target)
+
+
+def history(at: Bench) -> Iterator[Row]:
+    """Measure the ledger's own cost in a poll of 500 channels, with 92 days of history and with one."""
+    scene = "92 days of history"
+    found: dict[int, dict[str, float]] = {}
+    for days in (1, 92):
+        command = (PYTHON, "-m", "benchmarks.ledger", str(at.folder), "500", str(days))
+        done = subprocess.run(command, env=at.env, cwd=HERE.parent, capture_output=True, check=True)
+        found[days] = json.loads(done.stdout)
+    for what, field, unit in (("CPU", "cpu", "s"), ("read from files", "kilobytes", "KB")):
+        many, one = (found[days][field] for days in (92, 1))
+        yield Row(scene, what, f"{many:.3g} {unit}", f"{one:.3g} {unit}", many / one, 1.1)
 
 
 def one_file(at: Bench, rounds: int) -> Iterator[Row]:
@@ -283,6 +339,8 @@ def main() -> None:
         rows = [
             *five_hundred(at, 7),
             *five_thousand(at, 3),
+            *counters(at, 5),
+            *history(at),
             *one_file(at, 7),
             *one_channel(at, 15),
             *idle(at),

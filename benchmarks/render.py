@@ -1,12 +1,12 @@
 """One large file, written as the program does, or by `write_to_textfile` alone from families that are made before.
 
-Says on standard output, as JSON, the series in the file, and the seconds and CPU seconds that writing took.
+Writes to standard output, as JSON, the series in the file, and the seconds and CPU seconds that writing took.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -15,33 +15,30 @@ from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from cc_textfile import answers, demo
-from cc_textfile.answers import Answer, Endpoint
-from cc_textfile.collector import SnapshotCollector, registry
-from cc_textfile.output import Textfile
-from cc_textfile.poll import Question, Snapshot
-from cc_textfile.window import Window
+from cc_textfile.demo.portal import response
+from cc_textfile.metrics import Results, registry
+from cc_textfile.output.textfile import Textfile
+from cc_textfile.poll import Snapshot, gauge_requests
+from cc_textfile.portal.client import DECODERS
+from cc_textfile.portal.responses import Method, Request, Response
+from cc_textfile.portal.window import Window
+from cc_textfile.settings import Settings
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 QUERY = "startTime=202404301200&endTime=202405011200&start_time=20240430&end_time=20240501"
-DECODERS: Mapping[Endpoint, Callable[[int, bytes], Answer]] = {
-    Endpoint.HIT_RATE: answers.hit_rate,
-    Endpoint.ISP: answers.isp,
-    Endpoint.REGION: answers.region,
-    Endpoint.HTTP_CODE: answers.http_code,
-}
 
 
-def snapshot(channels: int) -> Snapshot:
-    """Return a poll in which all was answered, with the daily rows: 40 series a channel."""
+def results(channels: int) -> Results:
+    """Return a poll in which all requests were answered, with the daily rows: 40 series a channel."""
     names = tuple(str(100000 + n) for n in range(channels))
     query = dict(parse_qsl(QUERY))
-    found: dict[Question, Answer] = {}
-    for name in names:
-        for endpoint in Endpoint:
-            said = demo.answer(endpoint, {**query, "channelIds": name, "channel_id": name}, NOW)
-            found[name, endpoint] = DECODERS[endpoint](200, json.dumps(said).encode())
-    return Snapshot(Window.ending(NOW, 1440), names, found, {}, NOW, 1.0, account_refused=False)
+    window = Window.ending(NOW, 1440)
+    found: dict[Request, Response] = {}
+    for request in gauge_requests(names, tuple(Method), window):
+        content = response(request.method, {**query, "channelIds": request.channel, "channel_id": request.channel}, NOW)
+        found[request] = DECODERS[request.method](200, json.dumps(content).encode())
+    settings = Settings(user="demo", password="", account="demo", channels=names)
+    return Results(settings, Snapshot(found, {}, NOW, 1.0), window, None)
 
 
 class Made(Collector):
@@ -60,7 +57,7 @@ class Made(Collector):
 
 def main(how: str, path: Path, channels: int) -> None:
     """Write one file; `how` is `program` or `floor`."""
-    collector = SnapshotCollector(snapshot(channels))
+    metrics, collector = registry(results(channels))
     output = Textfile(path)
     if how == "floor":
         made = CollectorRegistry(auto_describe=False)
@@ -69,7 +66,7 @@ def main(how: str, path: Path, channels: int) -> None:
     if how == "floor":
         write_to_textfile(str(path), made)
     else:
-        output.deliver(registry(collector))
+        output.deliver(metrics)
     taken = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - started_cpu}
     print(json.dumps({"series": collector.series, **taken}))  # a line to the other process
 

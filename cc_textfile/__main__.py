@@ -1,6 +1,24 @@
-"""`python -m cc_textfile`."""
+"""The start of the program: `cc-textfile`, and `python -m cc_textfile`."""
 
-from cc_textfile.cli import main
+import signal
+
+
+def main() -> None:
+    """Run the command line.
+
+    Signals are blocked before anything else is imported, so that none ends the process with a traceback or gets lost.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
+    from cc_textfile.signals import SIGNALS  # noqa: PLC0415 # imports take a tenth of a second
+
+    SIGNALS.wait(_command)
+
+
+def _command() -> None:
+    from cc_textfile.cli import main as command  # noqa: PLC0415
+
+    command(prog_name="cc-textfile")
+
 
 if __name__ == "__main__":
     main()

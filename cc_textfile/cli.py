@@ -1,81 +1,67 @@
 """The command line: commands, wiring, and the one place where an error becomes an exit status."""
 
 import faulthandler
-import gc
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from cc_textfile import __version__, values
-from cc_textfile.answers import Endpoint
+from cc_textfile import __version__
 from cc_textfile.errors import CcTextfileError, SettingsError
-from cc_textfile.logs import configure
-from cc_textfile.notify import STOPPING, notify
-from cc_textfile.redaction import Redactor
-from cc_textfile.settings import SETTINGS, Settings
-from cc_textfile.signals import stoppable
+from cc_textfile.logs import Redactor, configure
+from cc_textfile.portal.responses import Method
+from cc_textfile.portal.window import PORTAL_ZONE
+from cc_textfile.settings import BY_NAME, Settings, SettingsCommand
+from cc_textfile.signals import SIGNALS, Signals
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
-    from cc_textfile.demo import DemoPortal
-    from cc_textfile.poll import Watch
+    from cc_textfile.demo.portal import DemoPortal
+    from cc_textfile.poll import Progress
 
 FAILED = 1
 BAD_SETTINGS = 2
 
-SECONDS_A_TICK = 0.2
 TICKS_BEFORE_BAR = 5
-MOST_PORT = 65535
+"""How many calls of the progress callback pass, a second in all, before a bar is drawn."""
+
+MAX_PORT = 65535
+FIRST_YEAR = 2000
+STEP, MAX_STEP = 300, 86_400
+LEDGER = "ledger.sqlite"
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-Command = Callable[..., Any]
-
-
-def settings_options(command: Command) -> Command:
-    """Give a command a flag for each setting that has one; values stay text, which `Settings.load` reads."""
-    for setting in reversed(SETTINGS):
-        if setting.flag:
-            default = f", default {setting.default}" if setting.default else ""
-            text = f"{setting.help}  [{setting.variable}{default}]"
-            command = click.option(setting.flag, setting.name, metavar=setting.metavar, help=text)(command)
-    return command
-
 
 @contextmanager
-def exit_status() -> Iterator[None]:
-    """Turn what the program names and handles into a line on standard error and an exit status; bugs pass through."""
+def exit_status(advice: Callable[[SettingsError], str] | None = None) -> Iterator[None]:
+    """Turn what the program names and handles into a line on standard error and an exit status; bugs pass through.
+
+    `advice` returns what to do about faults of the settings, if that is not to read the help.
+    """
     try:
         yield
     except SettingsError as error:
+        in_journal = "JOURNAL_STREAM" in os.environ
         for fault in error.faults:
-            click.echo(f"cc-textfile: {fault}", err=True)
-        if "JOURNAL_STREAM" not in os.environ:  # where each fault is a line of its own, and nobody asks for help
-            click.echo("cc-textfile: nothing was polled; `cc-textfile run --help` explains each setting", err=True)
+            click.echo(f"{'<3>' if in_journal else ''}cc-textfile: {fault}", err=True)
+        if not in_journal:  # where nobody asks for help
+            help_text = f"`{click.get_current_context().command_path} --help` explains each setting"
+            click.echo(f"cc-textfile: nothing was done; {advice(error) if advice else help_text}", err=True)
         sys.exit(BAD_SETTINGS)
     except CcTextfileError as error:
-        log.error("%s", error)  # noqa: TRY400 # the message says it all; a traceback is for bugs
+        log.error("%s", error)  # noqa: TRY400 # the message is complete; a traceback is for bugs
         sys.exit(FAILED)
-    finally:
-        _let_go_of_standard_error()
-
-
-def _let_go_of_standard_error() -> None:
-    """Let what it did not take, with a full disk behind it, go: Python would make it the exit status, 120."""
-    try:
-        if sys.stderr:  # None where a shell closed it
-            sys.stderr.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stderr.fileno())
-        os.close(nowhere)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -88,25 +74,26 @@ def main() -> None:
 
     \b
     cc-textfile demo        see it work, without an account
-    cc-textfile check       find out what is wrong, and what mends it
+    cc-textfile check       find out what is wrong, and how to fix it
     cc-textfile run         poll, once or on an interval
+    cc-textfile report      what the ledger has counted, by day and channel
+    cc-textfile backfill    the days before the first poll, for Prometheus
     """
 
 
-@main.command()
-@settings_options
-def run(**flags: str | None) -> None:
-    """Poll the portal, once or on an interval, and deliver what it says.
+@main.command(cls=SettingsCommand)
+def run(load: Callable[[], Settings]) -> None:
+    """Poll the portal, once or on an interval, and deliver the numbers.
 
     Every setting is a flag and an environment variable, named in brackets; flags win. The password comes from
     CHINACACHE_PASS, from a file, or from a systemd credential, never from a flag, which would show in the process list.
 
     \b
     Exit status of a single poll:
-      0  delivered, and at least one request was answered well
-      1  nothing was answered, or nothing delivered
+      0  delivered, at least one request was answered well, and the ledger (if one is set) was kept
+      1  no request was answered well, nothing was delivered, or the ledger was not kept
       2  something is wrong with the settings; nothing was polled
-    On an interval: 0 on SIGTERM or SIGINT. SIGHUP reads password and channel files again.
+    On an interval: 0 on SIGTERM or SIGINT. SIGHUP reads password and channel files again, and polls.
 
     \b
     Example:
@@ -114,51 +101,36 @@ def run(**flags: str | None) -> None:
       cc-textfile run --channels 1001,1002 --textfile /var/lib/prometheus/node-exporter/chinacache.prom
     """
     with exit_status():
-        settings = Settings.load(flags, os.environ)
-        sys.exit(_run(settings, lambda: Settings.load(flags, os.environ)))
+        sys.exit(_run(load(), load))
 
 
-def _run(settings: Settings, reload: Callable[[], Settings]) -> int:
-    try:
-        with stoppable():
-            return _poll(settings, reload)
-    except KeyboardInterrupt as stop:
-        name = str(stop)
-        if settings.interval is None:
-            log.error("%s before the poll was over: nothing was delivered", name)  # noqa: TRY400
-            return FAILED
-        notify(STOPPING)
-        log.info("%s: stopped", name)
-    return 0
-
-
-def _poll(settings: Settings, reload: Callable[[], Settings]) -> int:
-    redact = Redactor(settings.password)
-    configure(settings.log_level, settings.log_format, redact)
-    # Modules are no garbage. To look for some among them, while they are read and when all ends, is a fifth of the CPU
-    # time of a run with one channel.
-    gc.disable()
-    from cc_textfile.runner import Runner  # noqa: PLC0415 # --help and bad settings do without requests
-
-    gc.freeze()
-    gc.enable()
-    if sys.stderr:  # None where a shell closed it
-        faulthandler.enable()  # systemd's watchdog aborts what hangs; this tells where it hung
-    for _, note in settings.notes:
+def _run(settings: Settings, load: Callable[[], Settings], *, reloads: bool = True) -> int:
+    redactor = Redactor(settings.password)
+    configure(settings.log_level, settings.log_format, redactor)
+    faulthandler.enable(2)  # systemd's watchdog aborts what hangs, and this tells where
+    for note in settings.notes:
         log.warning("%s", note)
-    runner = Runner(settings, redact, reload=reload, watch=_progress())
-    if settings.interval is None:
-        return 0 if runner.once() else FAILED
-    runner.loop(settings.interval)
-    return 0  # pragma: no cover # a loop ends by a signal
+    from cc_textfile import daemon  # noqa: PLC0415 # --help and bad settings need no requests
+
+    def work(signals: Signals) -> int:
+        if settings.interval is None:
+            return 0 if daemon.once(settings, redactor, signals, _progress()) else FAILED
+        daemon.loop(settings, redactor, signals, reload=load, progress=_progress())
+        return 0  # pragma: no cover # a loop ends by a signal
+
+    def stopped(name: str) -> int:
+        if settings.interval is not None:
+            return daemon.stopped_loop(name)
+        log.error("%s before the poll was complete", name)
+        return FAILED
+
+    return SIGNALS.supervise(work, stopped, reloads=reloads)
 
 
-def _progress() -> "Watch | None":
-    """Return a watch that draws a progress bar for polls of more than a second, if there is a terminal for it."""
+def _progress() -> "Progress | None":
+    """Return a callback that draws a progress bar for polls of more than a second, if there is a terminal for it."""
     if not sys.stderr or not sys.stderr.isatty():
         return None
-    from cc_textfile.poll import Watch  # noqa: PLC0415 # brings requests with it
-
     bars: list[ProgressBar[int]] = []
     ticks = 0
 
@@ -175,70 +147,237 @@ def _progress() -> "Watch | None":
         except OSError:  # the terminal is gone, and the poll goes on
             bars.clear()
 
-    return Watch(SECONDS_A_TICK, tick)
+    return tick
 
 
-def _url(_context: click.Context, _option: click.Parameter, text: str) -> str:
-    try:
-        return values.pushgateway(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+def _read(read: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
+    """Return a callback of an option that reads its value as a setting would be read."""
+    return lambda _context, _option, text: None if text is None else read(text)
 
 
-@main.command()
-@settings_options
-@click.option(
-    "--node-exporter",
-    metavar="URL",
-    default="http://localhost:9100/metrics",
-    show_default=True,
-    callback=_url,
-    help="Where node_exporter answers, if one does.",
+@main.command(
+    cls=SettingsCommand,
+    params=[
+        click.Option(
+            ["--node-exporter"],
+            metavar="URL",
+            default="http://localhost:9100/metrics",
+            show_default=True,
+            callback=_read(BY_NAME["pushgateway"].read),
+            help="Where node_exporter listens, if there is one.",
+        ),
+        click.Option(["--json", "as_json"], is_flag=True, help="Write a list of {step, state, detail, remedy}."),
+    ],
 )
-@click.option("--json", "as_json", is_flag=True, help="Write a list of {step, state, detail, remedy}, for programs.")
-def check(node_exporter: str, *, as_json: bool, **flags: str | None) -> None:
-    """Find out whether a poll would succeed, and what mends what is not well.
+def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool) -> None:
+    """Find out whether a poll would succeed, and how to fix what would stop it.
 
-    Takes the settings of `run`, and goes through what a poll needs: portal, text file, Pushgateway, node_exporter. Run
-    it as the user that polls. It sends the password at most once if that is refused, and leaves nothing behind.
+    Takes the settings of `run`, and goes through what a poll needs: portal, text file, ledger, Pushgateway,
+    node_exporter. Run it as the user that polls; for a unit of the Debian package, type: sudo cc-textfile-check. It
+    sends the password at most once if that is refused, and leaves nothing behind.
 
     \b
     Exit status:
       0  a poll would succeed: every request answered well, and delivered
-      1  it would not; what failed is named, with what mends it
+      1  it would not; what failed is named, and how to fix it
       2  something is wrong with the settings; nothing was tried
 
     \b
     Example:
-      sudo -u cc-textfile cc-textfile check --textfile /var/lib/prometheus/node-exporter/chinacache.prom
+      sudo -u me cc-textfile check --textfile /var/lib/prometheus/node-exporter/chinacache.prom
     """
-    from cc_textfile import check as room  # noqa: PLC0415 # `run` does without it
+    from cc_textfile import check as steps  # noqa: PLC0415 # `run` does without it
 
-    with exit_status():
+    with exit_status(steps.advice):
         try:
-            settings = Settings.load(flags, os.environ)
-            redact = Redactor(settings.password)
-            configure(settings.log_level, settings.log_format, redact)
-            with stoppable():
-                good = room.show(room.check(settings, node_exporter, redact), as_json=as_json)
+            settings = load()
         except SettingsError as error:
             if as_json:
-                room.show(room.of_faults(error), as_json=True)
+                steps.show(steps.of_faults(error), as_json=True)
             raise
-        except KeyboardInterrupt as stop:
-            click.echo(f"cc-textfile: {stop} before the check was over", err=True)
-            sys.exit(FAILED)
-        sys.exit(0 if good else FAILED)
+        redactor = Redactor(settings.password)
+        configure(settings.log_level, settings.log_format, redactor)
+
+        def work(_signals: Signals) -> int:
+            good = steps.show(steps.steps(settings, node_exporter, redactor), as_json=as_json)
+            return 0 if good else FAILED
+
+        def stopped(name: str) -> int:
+            log.error("%s before the check was complete", name)
+            return FAILED
+
+        sys.exit(SIGNALS.supervise(work, stopped))
 
 
 @main.command()
-@click.option("--interval", metavar="DURATION", help="Poll again and again, this far apart, until interrupted.")
+@click.option(
+    "--ledger",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="CC_TEXTFILE_LEDGER",
+    show_envvar=True,
+    required=True,
+    help="The ledger to read.",
+)
+@click.option("--days", type=click.IntRange(min=1), default=7, show_default=True, help="How many days, with today.")
+@click.option("--channel", metavar="ID", help="Only this channel.")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+def report(ledger: Path, days: int, channel: str | None, form: str) -> None:
+    """Show what the ledger has recorded, by day (UTC+8) and channel.
+
+    Only reads the ledger: needs no portal, and does not disturb a poll. A day is closed when the portal was asked for
+    it as a whole, some time after its end; until then late numbers may come.
+
+    \b
+    Exit status:
+      0  shown
+      1  the ledger cannot be read
+      2  something is wrong with the command line
+
+    \b
+    Examples:
+      cc-textfile report --ledger /var/lib/cc-textfile/ledger.sqlite
+      cc-textfile report --ledger ledger.sqlite --days 31 --format csv > month.csv
+    """
+    from cc_textfile import ledger as ledgers  # noqa: PLC0415 # `run` does without them
+    from cc_textfile import report as reports  # noqa: PLC0415
+
+    with exit_status():
+        configure("info", "text", Redactor())
+        since = (datetime.now(PORTAL_ZONE) - timedelta(days=days - 1)).date()
+        found = [day for day in ledgers.days(ledger, since=since) if channel in (None, day.channel)]
+        match form:
+            case "json":
+                click.echo(reports.as_json(found))
+            case "csv":
+                click.echo(reports.as_csv(found))
+            case _:
+                width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+                click.echo(reports.as_table(found, width=width) if found else "nothing is recorded for these days")
+
+
+def _past_day(text: str) -> datetime:
+    now = datetime.now(PORTAL_ZONE)
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=PORTAL_ZONE)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a day, such as {now - timedelta(days=30):%Y-%m-%d}") from None
+    if day.year < FIRST_YEAR or day > now:
+        raise click.BadParameter(f"{text} is not a day from {FIRST_YEAR} to today")
+    return day
+
+
+def _step(text: str) -> timedelta:
+    seconds = BY_NAME["interval"].read(text)
+    if seconds % STEP or not STEP <= seconds <= MAX_STEP:
+        raise click.BadParameter(f"{text!r} is not a multiple of 5m, from 5m to 24h")
+    return timedelta(seconds=seconds)
+
+
+@main.command(
+    cls=SettingsCommand,
+    fills_ledger=True,
+    params=[
+        click.Option(
+            ["--from", "first"],
+            metavar="DAY",
+            required=True,
+            callback=_read(_past_day),
+            help="First day of the history (UTC+8), such as 2026-11-01.",
+        ),
+        click.Option(
+            ["--job"],
+            required=True,
+            callback=_read(BY_NAME["account"].read),
+            help="Label `job` of the live series in Prometheus.",
+        ),
+        click.Option(
+            ["--instance"],
+            required=True,
+            callback=_read(lambda text: text and BY_NAME["account"].read(text)),
+            help="Label `instance` of the live series in Prometheus; empty ('') if they have none.",
+        ),
+        click.Option(
+            ["--step"],
+            metavar="DURATION",
+            default="1h",
+            show_default=True,
+            callback=_read(_step),
+            help="Time between two samples, a multiple of 5m up to 24h.",
+        ),
+        click.Option(
+            ["--output"],
+            metavar="FILE",
+            type=click.Path(allow_dash=True, path_type=Path),
+            default="chinacache-history.om",
+            show_default=True,
+            help="File to write, which must not exist; - is standard output.",
+        ),
+    ],
+)
+def backfill(
+    load: Callable[[], Settings], *, first: datetime, job: str, instance: str, step: timedelta, output: Path
+) -> None:
+    """Give Prometheus, and a new ledger, the days before the first poll.
+
+    Requests the numbers from a day on, and writes the counters with their times, as OpenMetrics, for `promtool tsdb
+    create-blocks-from openmetrics`. The history ends a little more than 3 hours ago. The counters of `run` go on from
+    there without a reset, with the same ledger.
+
+    Takes the settings of `run`; no output of `run` is needed. Run it as the user that polls, and before the first poll.
+    It can be stopped at any time, and the same command goes on from there. At its end it says how to bring the file
+    into Prometheus.
+
+    \b
+    Exit status:
+      0  the file is written, and the ledger goes on where it ends
+      1  the portal, the ledger or the file failed; what was answered is kept
+      2  something is wrong with the settings; nothing was requested
+
+    \b
+    Example:
+      sudo -u cc-textfile cc-textfile backfill --from 2026-11-01 --job node --instance cdn1:9100 \\
+        --output /tmp/history.om
+    """
+    from cc_textfile import backfill as backfills  # noqa: PLC0415 # `run` does without it
+
+    with exit_status():
+        settings = load()
+        redactor = Redactor(settings.password)
+        configure(settings.log_level, settings.log_format, redactor)
+        for note in settings.notes:
+            log.warning("%s", note)
+        history = backfills.History(
+            first=first, job=job, instance=instance, step=step, output=None if str(output) == "-" else output
+        )
+
+        def work(_signals: Signals) -> int:
+            click.echo(backfills.run(settings, redactor, history), err=history.output is None)
+            return 0
+
+        def stopped(name: str) -> int:
+            if history.temporary:
+                history.temporary.unlink(missing_ok=True)
+            log.error("%s: what was answered so far is kept, and the same command goes on from there", name)
+            return FAILED
+
+        sys.exit(SIGNALS.supervise(work, stopped))
+
+
+@main.command()
+@click.option(
+    "--interval",
+    metavar="DURATION",
+    callback=_read(BY_NAME["interval"].read),
+    help="Poll again and again, this far apart, until interrupted.",
+)
 @click.option(
     "--folder",
     metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
     default="demo-textfile",
     show_default=True,
-    help="Where to write cc_textfile.prom; made if need be.",
+    help="Where to write cc_textfile.prom and the ledger; made if need be.",
 )
 @click.option(
     "--serve",
@@ -248,46 +387,56 @@ def check(node_exporter: str, *, as_json: bool, **flags: str | None) -> None:
 @click.option(
     "--fault",
     "faults",
-    metavar="[ENDPOINT=]FAULT",
+    metavar="[METHOD=]FAULT",
     multiple=True,
-    help="Let the portal misbehave: refused, status, malformed, hang, drip or broken, for one endpoint or all of them.",
+    help="Let the portal fail: refused, status, malformed, hang, drip or broken, for one method or all of them.",
 )
-def demo(interval: str | None, folder: str, serve: str | None, faults: tuple[str, ...]) -> None:
+def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[str, ...]) -> None:
     """See it work: the same poll as `run`, against a portal of its own on loopback.
 
-    Needs no account and no network. Writes a real .prom file, shows what it says, and how to look further.
+    Needs no account and no network. Writes a real .prom file, shows what is in it, and how to look further.
 
     \b
     Examples:
       cc-textfile demo
-      cc-textfile demo --interval 10s          goes on, for a node_exporter to be pointed at
+      cc-textfile demo --interval 10s          goes on, for a node_exporter that reads the folder
       cc-textfile demo --fault isp=refused     what a failure looks like
       cc-textfile demo --serve 8044            the portal alone
     """
-    from cc_textfile import demo as room  # noqa: PLC0415 # brings an HTTP server, which `run` does without
+    from cc_textfile.demo import portal as demo_portal  # noqa: PLC0415
+    from cc_textfile.demo.summary import table  # noqa: PLC0415
 
-    with exit_status(), _interruptible(), _demo_portal(serve, faults) as portal:
+    with exit_status(), _demo_portal(serve, faults) as portal:
         if serve is not None:
             click.echo(
-                f"portal at {portal.url}, user {room.USER}, password {room.PASSWORD}, any channels; Ctrl-C ends it"
+                f"portal at {portal.url}, user {demo_portal.USER}, password {demo_portal.PASSWORD}, any channels; "
+                "Ctrl-C ends it"
             )
-            portal.stopping.wait()
+            sys.exit(SIGNALS.supervise(lambda _: portal.stopping.wait() and 0, lambda _: 0))
         textfile = Path(folder, "cc_textfile.prom").absolute()
-        flags = {
-            "user": room.USER,
-            "channels": ",".join(room.CHANNELS),
-            "querytime": str(room.WINDOW_MINUTES),
-            "textfile": str(textfile),
-            "portal_url": portal.url,
-        }
-        # A proxy of the environment leads to the portals of others.
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = str(portal.server_address[0])
-        environ = {"CHINACACHE_PASS": room.PASSWORD}
-        once, forever = Settings.load(flags, environ), Settings.load({**flags, "interval": interval}, environ)
         _make(textfile.parent)
-        status = _run(once, lambda: once)
-        click.echo(f"\n{room.table(textfile)}\n\n{_look_further(textfile)}")
-        sys.exit(_run(forever, lambda: forever) if interval else status)
+        # A proxy of the environment does not lead to this portal.
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = str(portal.server_address[0])
+        once = Settings(
+            user=demo_portal.USER,
+            password=demo_portal.PASSWORD,
+            account=demo_portal.USER,
+            channels=demo_portal.CHANNELS,
+            querytime=24 * 60,  # always on two days, so that the breakdowns are there
+            textfile=textfile,
+            ledger=textfile.with_name(LEDGER),
+            portal_url=portal.url,
+        )
+        if not textfile.with_name(LEDGER).exists():
+            # A ledger that begins a day ago: the next poll catches up, and there is something to count.
+            before = replace(once, settle=24 * 3600)
+            _run(before, lambda: before, reloads=False)
+        status = _run(once, lambda: once, reloads=False)
+        click.echo(f"\n{table(textfile)}\n\n{_look_further(textfile)}")
+        if interval:
+            again = replace(once, interval=interval)
+            status = _run(again, lambda: again, reloads=False)
+        sys.exit(status)
 
 
 def _make(folder: Path) -> None:
@@ -300,20 +449,20 @@ def _make(folder: Path) -> None:
 
 @contextmanager
 def _demo_portal(serve: str | None, faults: tuple[str, ...]) -> "Iterator[DemoPortal]":
-    from cc_textfile import demo as room  # noqa: PLC0415
+    from cc_textfile.demo import portal as demo_portal  # noqa: PLC0415
 
     wrong: dict[str, str] = {}
     for each in faults:
-        endpoint, _, fault = each.rpartition("=")
-        if fault not in room.FAULTS or (endpoint and endpoint not in list(Endpoint)):
-            names = f"[ENDPOINT=]FAULT, of {', '.join(Endpoint)} and {', '.join(room.FAULTS)}"
-            raise SettingsError((f"--fault is {each!r}; give {names}",))
-        wrong |= dict.fromkeys([endpoint] if endpoint else Endpoint, fault)
+        method, _, fault = each.rpartition("=")
+        if fault not in demo_portal.FAULTS or (method and method not in list(Method)):
+            names = f"[METHOD=]FAULT, of {', '.join(Method)} and {', '.join(demo_portal.FAULTS)}"
+            raise SettingsError(f"--fault is {each!r}; give {names}")
+        wrong |= dict.fromkeys([method] if method else Method, fault)
     host, _, port = (serve or "0").rpartition(":")
-    if not port.isdecimal() or int(port) > MOST_PORT:
-        raise SettingsError((f"--serve is {serve!r}; give [HOST:]PORT, with a port from 0 to {MOST_PORT}",))
+    if not port.isdecimal() or int(port) > MAX_PORT:
+        raise SettingsError(f"--serve is {serve!r}; give [HOST:]PORT, with a port from 0 to {MAX_PORT}")
     try:
-        portal = room.DemoPortal((host or "127.0.0.1", int(port)), fault=lambda endpoint, _: wrong.get(endpoint))
+        portal = demo_portal.DemoPortal((host or "127.0.0.1", int(port)), fault=lambda method, _: wrong.get(method))
     except (OSError, TypeError) as error:  # the latter for a name that is not UTF-8
         reason = error.strerror if isinstance(error, OSError) else "no such name"
         message = f"the demo portal cannot listen at {host or '127.0.0.1'}:{port}: {reason}"
@@ -322,20 +471,13 @@ def _demo_portal(serve: str | None, faults: tuple[str, ...]) -> "Iterator[DemoPo
         yield portal
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        with stoppable():
-            yield
-    except KeyboardInterrupt:
-        sys.exit(0)
-
-
 def _look_further(textfile: Path) -> str:
     return f"""The whole file:
   cat {textfile}
 How node_exporter serves it (Debian's package is prometheus-node-exporter; elsewhere the program is node_exporter):
   prometheus-node-exporter --collector.textfile.directory={textfile.parent} --web.listen-address=127.0.0.1:9100
-  curl -s http://127.0.0.1:9100/metrics | grep ChinaCache
+  curl -s http://127.0.0.1:9100/metrics | grep -i chinacache
 With your own account:
-  cc-textfile run --help"""
+  cc-textfile run --help
+The days before the first poll, for Prometheus:
+  cc-textfile backfill --help"""

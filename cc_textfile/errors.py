@@ -1,47 +1,47 @@
 """Everything that can go wrong, as one tree.
 
     CcTextfileError
-    ├── SettingsError          flags, variables or files that a run can't begin with
-    ├── PortalError            one request to the portal, of one channel and endpoint
-    │   ├── Unreachable        no connection, a broken one, or one that can't be trusted
+    ├── SettingsError          flags, variables or files that a run cannot begin with
+    ├── RequestError           one request to the portal, of one channel and method
+    │   ├── Unreachable        no connection, a broken one, or one that is not trusted
     │   ├── BadStatus          an HTTP status other than 200
-    │   ├── Refused            the answer's own `code` or `success` says no
-    │   ├── Malformed          an answer that can't be read
-    │   └── Overdue            not answered within the timeout or the deadline
-    └── OutputError            the numbers could not be delivered
+    │   ├── Refused            the response's own `code` or `success` is not good
+    │   ├── Malformed          a response that cannot be read
+    │   └── RequestTimeout     no response within the timeout or the deadline
+    ├── OutputError            the numbers could not be delivered
+    └── LedgerError            the ledger could not be read or written
 
-A message says what is wrong and where, and never holds a password: it is made of words of our own and
-of foreign words that went through `redaction`. Anything outside of this tree is a bug.
+No message holds a password: foreign text in it went through `logs.Redactor`. Anything outside of this tree is a bug.
 """
 
 from typing import ClassVar
 
 
 class CcTextfileError(Exception):
-    """What the program names and handles."""
+    """Base of all errors that the program names and handles."""
 
 
 class SettingsError(CcTextfileError):
-    """All that is wrong with the settings, one sentence a fault."""
+    """All faults of the settings, one sentence each."""
 
-    def __init__(self, faults: tuple[str, ...]) -> None:
+    def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
 
 
-class PortalError(CcTextfileError):
-    """A request that brought no numbers; `reason` is its label in `cc_textfile_failures`."""
+class RequestError(CcTextfileError):
+    """A request that brought no numbers; `reason` is its label in `cc_textfile_poll_failures`."""
 
     reason: ClassVar[str]
 
-    def __init__(self, message: str, *, channel: str = "", endpoint: str = "") -> None:
+    def __init__(self, message: str, *, channel: str = "", method: str = "") -> None:
         super().__init__(message)
         self.channel = channel
-        self.endpoint = endpoint
+        self.method = method
 
 
-class Unreachable(PortalError):
-    """No usable connection. `transient` ones are worth another try; a certificate that is not trusted is not."""
+class Unreachable(RequestError):
+    """No usable connection; `transient` is false where another try cannot help, as with a bad certificate."""
 
     reason = "unreachable"
 
@@ -50,7 +50,7 @@ class Unreachable(PortalError):
         self.transient = transient
 
 
-class BadStatus(PortalError):
+class BadStatus(RequestError):
     """An HTTP status other than 200."""
 
     reason = "status"
@@ -60,30 +60,34 @@ class BadStatus(PortalError):
         self.status = status
 
 
-class Refused(PortalError):
-    """The portal understood, and said no; or was not `asked`, because it said no to others."""
+class Refused(RequestError):
+    """The portal understood the request and refused it; `foreign` is its own text, in which it may repeat a secret."""
 
     reason = "refused"
 
-    def __init__(self, message: str, *, channel: str = "", endpoint: str = "", asked: bool = True) -> None:
-        super().__init__(message, channel=channel, endpoint=endpoint)
-        self.asked = asked
+    def __init__(self, message: str, *, foreign: str = "", channel: str = "", method: str = "") -> None:
+        super().__init__(message, channel=channel, method=method)
+        self.foreign = foreign
 
 
-class Malformed(PortalError):
-    """Bytes that are not the answer that the endpoint gives."""
+class Malformed(RequestError):
+    """Bytes that are not a response of the method."""
 
     reason = "malformed"
 
 
-class Overdue(PortalError):
-    """Late, as far as this poll is concerned."""
+class RequestTimeout(RequestError):
+    """No response within the timeout of a request or the deadline of a poll."""
 
-    reason = "overdue"
+    reason = "timeout"
 
 
-REASONS = tuple(kind.reason for kind in (Unreachable, BadStatus, Refused, Malformed, Overdue))
+REASONS = tuple(kind.reason for kind in (Unreachable, BadStatus, Refused, Malformed, RequestTimeout))
 
 
 class OutputError(CcTextfileError):
-    """A delivery that failed, or a text file that another process holds."""
+    """A delivery that failed, or a text file that another process has locked."""
+
+
+class LedgerError(CcTextfileError):
+    """A ledger that cannot be used; the message says what to do."""

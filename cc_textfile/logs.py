@@ -1,65 +1,142 @@
-"""Logging to standard error: one line an event, as text or JSON, without secrets."""
+"""Log lines on standard error, as text or JSON, and the redaction of secrets."""
 
+import base64
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TextIO
+from urllib.parse import quote, quote_plus
 
-from cc_textfile.redaction import Redactor
+MASK = "***"
+MAX_QUOTED = 200
+"""Characters of foreign text that a message quotes."""
 
-FIELDS = ("channel", "endpoint", "reason", "channels", "requests", "failed", "series", "seconds")
-"""What a JSON line holds beside level and message, where the event has it (`extra=`)."""
+MIN_SECRET = 4
+"""Characters; a shorter secret is part of too many words to be replaced."""
+
+WRITE_SECONDS = 0.5
+"""How long a line waits for a reader of standard error; the lines after it do not wait, and are dropped."""
+
+FIELDS = ("channel", "method", "reason", "channels", "requests", "failed", "series", "seconds")
+"""What a JSON line has beside level and message, where the event has it (`extra=`)."""
+
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+"""The journal's priorities (sd-daemon(3))."""
 
 
-def configure(level: str, form: str, redact: Redactor) -> None:
-    """Log from this level on, in this form (`text` or `json`), through the redactor; bugs, too, go through it."""
-    # journald has timestamps of its own.
-    timestamps = "JOURNAL_STREAM" not in os.environ
-    handler = _Handler(sys.stderr)
-    handler.setFormatter((_Json if form == "json" else _Text)(redact, timestamps=timestamps))
+class Redactor:
+    """Replaces secrets in foreign text by `***`: in clear, percent-encoded, escaped (JSON, Python), and in base64."""
+
+    def __init__(self, *secrets: str) -> None:
+        self._forms: list[str] = []
+        self.add(*secrets)
+
+    def add(self, *secrets: str) -> None:
+        """Learn further secrets."""
+        forms = {form for secret in secrets for form in _forms(secret)} | set(self._forms)
+        self._forms = sorted((form for form in forms if len(form) >= MIN_SECRET), key=len, reverse=True)
+
+    def redact(self, text: str) -> str:
+        """Return the text without the secrets."""
+        for form in self._forms:
+            text = text.replace(form, MASK)
+        return text
+
+    def quote(self, foreign: str) -> str:
+        """Return foreign text fit for a log line: redacted, printable, on one line, at most 200 characters."""
+        line = self.redact(_one_line(foreign))
+        return line if len(line) <= MAX_QUOTED else line[:MAX_QUOTED] + "…"
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _forms(secret: str) -> set[str]:
+    """Return what a secret looks like when a server, or an error message, repeats it."""
+    encoded = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
+    escaped = {text[1:-1] for text in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret))}
+    in_base64 = base64.b64encode(secret.encode()).decode()
+    forms = {secret, secret.replace("+", " "), *encoded, *lower, *escaped, in_base64}
+    return forms | {_one_line(form) for form in forms}
+
+
+def configure(level: str, form: str, redactor: Redactor) -> None:
+    """Log from this level on, in this form (`text` or `json`); tracebacks of bugs are redacted."""
+    # The journal has timestamps of its own, and takes priorities.
+    journal = "JOURNAL_STREAM" in os.environ
+    handler = _Handler()
+    handler.setFormatter((_Json if form == "json" else _Text)(journal=journal))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
-    def bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        with suppress(OSError, AttributeError):  # standard error is gone, or never was
-            sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+    def bug(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace)).rstrip()
+        logging.getLogger(__name__).critical("%s", redactor.redact(text))
 
     sys.excepthook = bug
-    threading.excepthook = lambda args: bug(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
-    sys.unraisablehook = lambda args: bug(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
+    threading.excepthook = lambda args: bug(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: bug(args.exc_type, args.exc_value, args.exc_traceback)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802 # as logging has it
-        """Tell of a line that cannot be written as of any bug: logging would write out what it was to hold."""
-        sys.excepthook(*sys.exc_info())
+class _Handler(logging.Handler):
+    """Writes to standard error while somebody reads it, and drops lines while nobody does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = threading.Thread()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is None or self._writer.is_alive():  # closed, or full: an earlier line still waits
+            return
+        data = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        if sys.is_finalizing():  # pragma: no cover # no thread starts any more, nor is coverage recorded
+            _write(data)
+            return
+        # A full pipe or a stopped terminal blocks its writer for ever, even where it has room for a part of the line.
+        self._writer = threading.Thread(target=_write, args=(data,), daemon=True)
+        try:
+            self._writer.start()
+            self._writer.join(WRITE_SECONDS)
+        except RuntimeError:  # the host gives no thread, which the line may be about
+            _write(data)
+
+
+def _write(data: bytes) -> None:
+    with suppress(OSError):  # on a full disk, say; there is no other place to tell of it
+        os.write(2, data)
 
 
 class _Text(logging.Formatter):
-    def __init__(self, redact: Redactor, *, timestamps: bool) -> None:
+    def __init__(self, *, journal: bool) -> None:
         super().__init__()
-        self._redact = redact
-        self._timestamps = timestamps
+        self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
-        time = f"{_time(record)} " if self._timestamps else ""
-        return self._redact(f"{time}{record.levelname.lower()}: {super().format(record)}")
+        text = self._text(record)
+        if not self._journal:
+            return text
+        return "\n".join(f"<{PRIORITIES[record.levelno]}>{line}" for line in text.splitlines())
+
+    def _text(self, record: logging.LogRecord) -> str:
+        time = "" if self._journal else f"{_time(record)} "
+        return f"{time}{record.levelname.lower()}: {record.getMessage()}"
 
 
 class _Json(_Text):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"time": _time(record)} if self._timestamps else {}
-        # Each value by itself: a password such as `3` or `": "` would take the line apart.
-        line |= {"level": record.levelname.lower(), "message": self._redact(logging.Formatter.format(self, record))}
-        values = {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
-        line |= {name: self._redact(value) if isinstance(value, str) else value for name, value in values.items()}
+    def _text(self, record: logging.LogRecord) -> str:
+        line = {} if self._journal else {"time": _time(record)}
+        line |= {"level": record.levelname.lower(), "message": record.getMessage()}
+        line |= {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
         return json.dumps(line, ensure_ascii=False)
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec="milliseconds")
+    # In UTC: an impossible TZ must not cost the line.
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

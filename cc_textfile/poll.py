@@ -1,245 +1,169 @@
-"""One poll: every endpoint of every channel, side by side, until all is in or the deadline has come."""
+"""One poll: makes a list of requests side by side, until all have an outcome or the deadline has come."""
 
-import logging
-import threading
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from threading import Event
 from time import monotonic
-from typing import NamedTuple, TypeVar, cast
 
-from cc_textfile.answers import Answer, Endpoint
-from cc_textfile.client import TOO_LATE, PortalClient
-from cc_textfile.errors import BadStatus, CcTextfileError, Overdue, PortalError, Refused
-from cc_textfile.window import Window
+from cc_textfile.errors import BadStatus, Refused, RequestError, RequestTimeout
+from cc_textfile.portal.client import DEADLINE_PASSED
+from cc_textfile.portal.responses import Method, Request, Response
+from cc_textfile.portal.transport import Workers
+from cc_textfile.portal.window import Window
 
-log = logging.getLogger(__name__)
-
-REFUSALS_OF_AN_ACCOUNT = 8
-"""So many refusals, and no good answer, mean that the account is refused; asking on could lock it."""
+PROBES = 8
+"""How many requests are made before the account is known not to be refused. More could lock it."""
 
 UNAUTHORISED = (401, 403)
-"""Statuses that say no as plainly as the portal's own words do."""
+"""Statuses that refuse as clearly as the portal's own words."""
 
-A = TypeVar("A", bound=Answer)
+PROGRESS_SECONDS = 0.2
 
-Question = tuple[str, Endpoint]
-"""A channel, and what is asked of it."""
+CLOSE_SECONDS = 0.5
+"""How long a poll waits at its deadline for threads to end, and so for connections to be closed: the file needs file
+descriptors, too. Only a look-up of a name takes longer."""
 
+NOT_MADE = "not made: the portal refused the first requests, and more could lock the account"
 
-def is_refusal(failure: PortalError) -> bool:
-    """Tell whether the portal said no, in its own words or by the status."""
-    return isinstance(failure, Refused) or (isinstance(failure, BadStatus) and failure.status in UNAUTHORISED)
+Fetch = Callable[[Request, float], Response]
 
-
-def _spread(channels: tuple[str, ...]) -> Iterator[Question]:
-    """Return all questions in an order in which no few channels, and no endpoint, can pass for the account.
-
-    Each channel is asked once before any is asked twice, each something else than the one before it; and the first are
-    from all over the list, where those that are refused may stand together.
-    """
-    step = -(-len(channels) // REFUSALS_OF_AN_ACCOUNT)
-    spread = [channel for start in range(step) for channel in channels[start::step]]
-    endpoints = tuple(Endpoint)
-    for turn in range(len(endpoints)):
-        for place, channel in enumerate(spread, turn):
-            yield channel, endpoints[place % len(endpoints)]
+Progress = Callable[[int, int], None]
+"""Called about five times a second, and at the end, with the number of requests that are done and of all."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A finished poll: each question has an answer or a failure, in the order of the channels."""
+    """A finished poll. Each request has a response or a failure, but for optional ones that there was no time for."""
 
-    window: Window
-    channels: tuple[str, ...]
-    answers: Mapping[Question, Answer]
-    failures: Mapping[Question, PortalError]
+    responses: Mapping[Request, Response]
+    failures: Mapping[Request, RequestError]
     ended: datetime
     seconds: float
-    account_refused: bool
+    account_refused: bool = False
 
     @property
-    def requests(self) -> int:
-        """How many questions the poll had."""
-        return len(self.answers) + len(self.failures)
+    def requests(self) -> tuple[Request, ...]:
+        """The requests that have an outcome."""
+        return (*self.responses, *self.failures)
 
-    def of(self, kind: type[A]) -> list[tuple[str, A]]:
-        """Return the answers of one kind with their channels, in the order of these."""
-        return cast("list[tuple[str, A]]", self._by_kind[kind])
-
-    @cached_property
-    def _by_kind(self) -> Mapping[type, list[tuple[str, Answer]]]:
-        # Sorted out once, not by each metric anew: of 300,000 series this saves a tenth of the time.
-        kinds: defaultdict[type, list[tuple[str, Answer]]] = defaultdict(list)
-        for (channel, _), answer in self.answers.items():
-            kinds[type(answer)].append((channel, answer))
-        return kinds
+    @property
+    def success(self) -> bool:
+        """Whether at least one request was answered well, or none was due: to have nothing to ask is no failure."""
+        return bool(self.responses) or not self.failures
 
 
-class Watch(NamedTuple):
-    """Somebody to be told every so many seconds, while a poll is under way, how many questions are done of how many."""
+def gauge_requests(channels: Sequence[str], methods: Sequence[Method], window: Window) -> list[Request]:
+    """Return the requests behind the gauges of the older exporter."""
+    days = window.days
+    return [
+        Request(channel, method, days if method is Method.HTTP_CODE else window)
+        for channel in channels
+        for method in methods
+    ]
 
-    seconds: float
-    tick: Callable[[int, int], None]
+
+def is_refusal(error: RequestError) -> bool:
+    """Tell whether the portal refused, in its own words or by the status."""
+    return isinstance(error, Refused) or (isinstance(error, BadStatus) and error.status in UNAUTHORISED)
 
 
-class Poller:
-    """Polls with at most `concurrency` threads.
+def poll(
+    fetch: Fetch,
+    requests: Sequence[Request],
+    optional: Sequence[Request] = (),
+    *,
+    concurrency: int,
+    deadline: float,
+    now: datetime,
+    progress: Progress | None = None,
+) -> Snapshot:
+    """Make all requests within `deadline` seconds of `now`, at most `concurrency` at a time.
 
-    They are daemons, so that none holds up the end of the process, and their requests end at the poll's deadline.
+    `fetch` takes a request and the deadline on the monotonic clock, and returns a response or raises `RequestError`.
+    `optional` requests come after the others. Those that the deadline leaves no time for have no outcome.
+    Eight requests, spread over channels and methods, go first. The others follow when one of them is not refused;
+    once eight are refused and none is good, the account is refused, and no more requests are made.
+    Raises `CcTextfileError` when the host gives not one thread, and whatever else than `RequestError` `fetch` raises.
     """
-
-    def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
-
-    def poll(
-        self,
-        client: PortalClient,
-        channels: tuple[str, ...],
-        window: Window,
-        *,
-        now: datetime,
-        deadline: float,
-        watch: Watch | None = None,
-    ) -> Snapshot:
-        """Return what the portal says of the channels in the window, within `deadline` seconds of `now`."""
-        started = monotonic()
-        run = _Run(client, channels, window, started + deadline)
-        run.start(min(self._concurrency, run.total))
-        run.wait(watch)
-        seconds = monotonic() - started
-        answers, failures = run.outcomes()
-        return Snapshot(
-            window, channels, answers, failures, now + timedelta(seconds=seconds), seconds, run.account_refused
-        )
+    began = monotonic()
+    run = _Run(fetch, list(dict.fromkeys([*requests, *optional])), began + deadline)
+    threads = min(concurrency, len(run.wanted))
+    workers = Workers(run.work, threads) if threads else None
+    while workers and not run.bugs and monotonic() < run.end:
+        if workers.wait(min(PROGRESS_SECONDS, max(run.end - monotonic(), 0))):
+            break
+        if progress:
+            progress(len(run.responses) + len(run.failures), len(run.wanted))
+    if run.bugs:
+        raise run.bugs[0]
+    account_refused = bool(threads) and run.refused()
+    # Copies: a thread that is late changes nothing any more.
+    good, bad = dict(run.responses), dict(run.failures)
+    # An optional request that was cut short shows only that there was no time, if the portal answers others.
+    required = {*requests} if good else {*requests, *run.begun}
+    for request in run.wanted:
+        if request in required and request not in good and request not in bad:
+            kind, message = (Refused, NOT_MADE) if account_refused else (RequestTimeout, DEADLINE_PASSED)
+            bad[request] = kind(message, channel=request.channel, method=request.method)
+    if progress:
+        progress(len(run.wanted), len(run.wanted))
+    seconds = monotonic() - began
+    if workers:
+        workers.wait(CLOSE_SECONDS)
+    return Snapshot(good, bad, now + timedelta(seconds=seconds), seconds, account_refused)
 
 
 class _Run:
-    """What the threads of one poll share.
+    """What the threads of a poll share; `end` is the deadline on the monotonic clock."""
 
-    Each question is taken by one thread, so each key is set once; the dictionaries and lists need no lock beside
-    their own.
-    """
+    def __init__(self, fetch: Fetch, wanted: Sequence[Request], end: float) -> None:
+        self._fetch = fetch
+        self._probes = _probes(wanted)
+        self._order = iter([*self._probes, *(request for request in wanted if request not in self._probes)])
+        self._refusals: list[Request] = []
+        self._admitted = Event()
+        self.wanted = wanted
+        self.end = end
+        self.begun: set[Request] = set()
+        self.responses: dict[Request, Response] = {}
+        self.failures: dict[Request, RequestError] = {}
+        self.bugs: list[Exception] = []
 
-    def __init__(self, client: PortalClient, channels: tuple[str, ...], window: Window, deadline: float) -> None:
-        self._ask = client.methods
-        self._window = window
-        self._deadline = deadline
-        self._questions = [(channel, endpoint) for channel in channels for endpoint in Endpoint]
-        self._open = deque(_spread(channels))
-        self._answers: dict[Question, Answer] = {}
-        self._failures: dict[Question, PortalError] = {}
-        self._refusals: list[PortalError] = []
-        self._bugs: list[Exception] = []
-        self._threads = 0
-        self._held_back = 0
-        self._lock = threading.Lock()
-        self._done = threading.Event()
-
-    @property
-    def total(self) -> int:
-        return len(self._questions)
-
-    @property
-    def account_refused(self) -> bool:
-        """Whether it is the account that is refused, and not a channel."""
-        return len(self._refusals) >= REFUSALS_OF_AN_ACCOUNT and not self._answers
-
-    def start(self, threads: int) -> None:
-        """Start so many threads; while there may be no account, no more than it takes to tell."""
-        self._held_back = max(threads - REFUSALS_OF_AN_ACCOUNT, 0)
-        if not self._add(threads - self._held_back):
-            message = (
-                "not one thread could be started: see TasksMax= of the unit, or the limit of processes (ulimit -u)"
-            )
-            raise CcTextfileError(message)
-
-    def _add(self, threads: int) -> int:
-        """Start so many threads, or as many as the host has to give, and return how many."""
-        with self._lock:
-            self._threads += threads
-        for started in range(threads):
-            try:
-                threading.Thread(target=self.work, name="poll", daemon=True).start()
-            except RuntimeError:
-                self._leave(threads - started)
-                return started
-        return threads
-
-    def _let_all_in(self) -> None:
-        with self._lock:
-            threads, self._held_back = self._held_back, 0
-        self._add(threads)
+    def refused(self) -> bool:
+        return not self.responses and len(self._refusals) >= len(self._probes)
 
     def work(self) -> None:
-        """Ask one question after the other, until there is none left, no time, or no account to ask with."""
         try:
-            while monotonic() < self._deadline and not self.account_refused and (question := self._next()):
-                self._put(question)
-            if self.account_refused:
-                # One that is under way may yet be answered well.
-                with self._lock:
-                    self._held_back += 1
-        except Exception as bug:  # noqa: BLE001 # raised again by `wait`, where it can be seen
-            self._bugs.append(bug)
-        finally:
-            self._leave(1)
+            for request in self._order:
+                if request not in self._probes:
+                    self._admitted.wait(self.end - monotonic())
+                if monotonic() >= self.end or self.refused():
+                    return
+                self._make(request)
+        except Exception as bug:  # noqa: BLE001 # raised again in the thread that polls, and ends the process
+            self.bugs.append(bug)
 
-    def _leave(self, threads: int) -> None:
-        with self._lock:
-            self._threads -= threads
-            if not self._threads:
-                self._done.set()
-
-    def _next(self) -> Question | None:
+    def _make(self, request: Request) -> None:
+        self.begun.add(request)
         try:
-            return self._open.popleft()
-        except IndexError:
-            return None
+            self.responses[request] = self._fetch(request, self.end)
+        except RequestError as error:
+            if monotonic() >= self.end:  # it was cut short
+                return
+            self.failures[request] = error
+            if is_refusal(error):
+                self._refusals.append(request)
+                if not self.refused():
+                    return
+        self._admitted.set()
 
-    def _put(self, question: Question) -> None:
-        channel, endpoint = question
-        began = monotonic()
-        try:
-            self._answers[question] = self._ask[endpoint](channel, self._window, self._deadline)
-            refused = False
-        except PortalError as failure:
-            refused = is_refusal(failure)
-            if refused:
-                self._refusals.append(failure)
-            self._failures[question] = failure
-        if not refused and self._held_back:
-            self._let_all_in()
-        log.debug("%s of channel %s took %.3f s", endpoint, channel, monotonic() - began)
 
-    def wait(self, watch: Watch | None) -> None:
-        """Return when all threads are done, or at the deadline; the watch's last tick says that all is settled."""
-        try:
-            while (left := self._deadline - monotonic()) > 0:
-                if self._done.wait(min(left, watch.seconds) if watch else left):
-                    break
-                if watch:
-                    watch.tick(len(self._answers) + len(self._failures), self.total)
-        finally:
-            if watch:
-                watch.tick(self.total, self.total)
-        if self._bugs:
-            raise self._bugs[0]
-
-    def outcomes(self) -> tuple[dict[Question, Answer], dict[Question, PortalError]]:
-        """Return answers and failures, one of them for each question; late ones change neither any more."""
-        answers, failures = dict(self._answers), dict(self._failures)
-        late = {question for question in self._questions if question not in answers and question not in failures}
-        failures |= {question: self._unasked(*question) for question in late}
-        return (
-            {question: answers[question] for question in self._questions if question in answers},
-            {question: failures[question] for question in self._questions if question in failures},
-        )
-
-    def _unasked(self, channel: str, endpoint: Endpoint) -> PortalError:
-        if self.account_refused:
-            message = f"not asked: the portal refused {len(self._refusals)} requests and answered none"
-            return Refused(message, channel=channel, endpoint=endpoint, asked=False)
-        return Overdue(TOO_LATE, channel=channel, endpoint=endpoint)
+def _probes(requests: Sequence[Request]) -> dict[Request, None]:
+    """Return eight requests, or as many as there are, spread evenly over the methods and over the list of each."""
+    by_method: dict[Method, list[Request]] = {}
+    for request in requests:
+        by_method.setdefault(request.method, []).append(request)
+    lists = list(by_method.values())
+    spread = [lists[number % len(lists)] for number in range(PROBES)] if lists else []
+    return dict.fromkeys(each[len(each) * number // PROBES] for number, each in enumerate(spread))

@@ -1,110 +1,96 @@
-"""What a run tells the operator: what it will ask, how each poll went, and each distinct failure."""
+"""`cc-textfile report`: what the ledger has recorded, by day and channel, for people and for programs."""
 
-import logging
-from collections import defaultdict
-from datetime import timedelta
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
 
-import durationpy
+from cc_textfile.ledger import Day
 
-from cc_textfile.answers import Endpoint
-from cc_textfile.errors import Overdue, PortalError, Refused
-from cc_textfile.poll import Snapshot
-from cc_textfile.values import DAY
-
-MOST_FAILURE_LINES = 20
-"""Distinct failures that one poll logs; a portal that words each one differently must not fill the journal."""
-
-MOST_CHANNELS_NAMED = 3
-
-log = logging.getLogger(__name__)
+COLUMNS = ("day", "channel", "traffic", "requests", "hit ratio", "5xx", "closed")
+NOT_CLOSED = "* not closed yet: late numbers and corrections of the portal are still to come"
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
-def budget(channels: int, interval: float | None) -> None:
-    """Log how many requests the portal will see: in a poll, and in a day of polls that are `interval` seconds apart."""
-    requests = channels * len(Endpoint)
-    daily = f"; {requests * DAY / interval:,.0f} a day, with a poll every {_duration(interval)}" if interval else ""
-    log.info(
-        "%s requests a poll, %d for each of %d channels%s",
-        f"{requests:,}",
-        len(Endpoint),
-        channels,
-        daily,
-        extra={"channels": channels, "requests": requests},
+def as_json(days: Iterable[Day]) -> str:
+    """Return a list of objects, one for each day and channel. What was not asked of the portal is null."""
+    return json.dumps(
+        [
+            {
+                "day": day.day.isoformat(),
+                "channel": day.channel,
+                "traffic_bytes": day.traffic_bytes,
+                "hits": day.hits,
+                "misses": day.misses,
+                "responses": dict(day.responses),
+                "closed": day.closed,
+            }
+            for day in days
+        ],
+        indent=2,
+        ensure_ascii=False,
     )
 
 
-def pace(snapshot: Snapshot, *, deadline: float, interval: float | None) -> None:
-    """Warn when the portal, as fast as it was in this poll, is too slow for a whole one; both limits in seconds."""
-    in_time = snapshot.requests - sum(isinstance(error, Overdue) for error in snapshot.failures.values())
-    if not snapshot.answers:
-        return  # no portal to speak of, and that is said elsewhere
-    whole = snapshot.seconds * snapshot.requests / in_time
-    name, limit = ("--interval", interval) if interval and interval < deadline else ("--deadline", deadline)
-    if whole > limit:
-        log.warning(
-            "the portal did %.0f requests a second, at which a whole poll of %s takes %s, and %s is %s: "
-            "raise that, or --concurrency, or share the channels out with --shard",
-            in_time / snapshot.seconds,
-            f"{snapshot.requests:,}",
-            _duration(round(whole, 1)),
-            name,
-            _duration(limit),
-            extra={"requests": snapshot.requests, "seconds": round(whole, 3)},
-        )
+def as_csv(days: Sequence[Day]) -> str:
+    """Return a row for each day and channel, with a column for each status code; what is not known is empty."""
+    codes = sorted({code for day in days for code in day.responses})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["day", "channel", "traffic_bytes", "hits", "misses", *(f"responses_{c}" for c in codes), "closed"])
+    for day in days:
+        counts = [day.responses.get(code, "") for code in codes]
+        closed = "true" if day.closed else "false"
+        writer.writerow([day.day, day.channel, day.traffic_bytes, day.hits, day.misses, *counts, closed])
+    return text.getvalue().rstrip("\n")
 
 
-def _duration(seconds: float) -> str:
-    return str(durationpy.to_str(timedelta(seconds=seconds)))
+def as_table(days: Sequence[Day], *, width: int | None = None) -> str:
+    """Return a table with a total for each day, cut to `width` characters a line if that is given."""
+    rows: list[Sequence[str]] = [COLUMNS]
+    for date in dict.fromkeys(day.day for day in days):
+        of_day = [day for day in days if day.day == date]
+        rows += [_row(day.channel, [day]) for day in of_day]
+        if len(of_day) > 1:
+            rows.append(_row("all channels", of_day))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+    if width is not None:
+        lines = [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+    if any(not day.closed for day in days):
+        lines += ["", textwrap.fill(NOT_CLOSED, width) if width is not None else NOT_CLOSED]
+    return "\n".join(lines)
 
 
-def poll(snapshot: Snapshot, series: int, where: str) -> str:
-    """Log, and return, the one line of a poll: how many channels, requests and series, how long, and where it went."""
-    failed = len(snapshot.failures)
-    line = (
-        f"polled {len(snapshot.channels)} channels in {snapshot.seconds:.2f} s: "
-        f"{len(snapshot.answers)} requests good, {failed} failed; {series} series; {where}"
+def _row(name: str, days: Sequence[Day]) -> Sequence[str]:
+    traffic, hits, misses = (_sum([getattr(day, each) for day in days]) for each in ("traffic_bytes", "hits", "misses"))
+    requests = None if hits is None or misses is None else hits + misses
+    responses = sum(sum(day.responses.values()) for day in days)
+    errors = sum(count for day in days for code, count in day.responses.items() if code.startswith("5"))
+    return (
+        days[0].day.isoformat(),
+        name,
+        "-" if traffic is None else _size(traffic),
+        "-" if requests is None else f"{requests:,}",
+        f"{(hits or 0) / requests:.1%}" if requests else "-",
+        f"{errors / responses:.2%}" if responses else "-",
+        "yes" if all(day.closed for day in days) else "no *",
     )
-    log.log(
-        logging.INFO if not failed else logging.WARNING if snapshot.answers else logging.ERROR,
-        "%s",
-        line,
-        extra={
-            "channels": len(snapshot.channels),
-            "requests": snapshot.requests,
-            "failed": failed,
-            "series": series,
-            "seconds": round(snapshot.seconds, 3),
-        },
-    )
-    return line
 
 
-def failures(snapshot: Snapshot, user: str) -> None:
-    """Log each distinct failure once, with the channels that it befell."""
-    alike: defaultdict[tuple[str, str, str], list[PortalError]] = defaultdict(list)
-    unasked = 0
-    for error in snapshot.failures.values():
-        if isinstance(error, Refused) and not error.asked:
-            unasked += 1
-        else:
-            alike[error.endpoint, error.reason, str(error)].append(error)
-    for (endpoint, reason, message), errors in list(alike.items())[:MOST_FAILURE_LINES]:
-        named = ", ".join(error.channel for error in errors[:MOST_CHANNELS_NAMED])
-        more = f" and {len(errors) - MOST_CHANNELS_NAMED} more" if len(errors) > MOST_CHANNELS_NAMED else ""
-        log.warning(
-            "%s of channel %s%s: %s",
-            endpoint,
-            named,
-            more,
-            message,
-            extra={"channel": errors[0].channel, "endpoint": endpoint, "reason": reason, "failed": len(errors)},
-        )
-    if len(alike) > MOST_FAILURE_LINES:
-        log.warning("%d more distinct failures are not logged", len(alike) - MOST_FAILURE_LINES)
-    if snapshot.account_refused:
-        log.error(
-            "the portal refuses the account of user %s: no request was answered well, and %d more were not made, "
-            "so that it does not get locked; check CHINACACHE_USER and the password",
-            user,
-            unasked,
-        )
+def _sum(values: Sequence[int | None]) -> int | None:
+    """Return the sum, None if a part is not known: it would pass for the whole."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    names = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+    return names + [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+
+
+def _size(count: float) -> str:
+    """Return bytes in the largest decimal unit that leaves a number of 1 or more."""
+    power = min(max((len(str(int(count))) - 1) // 3, 0), len(UNITS) - 1)
+    return f"{count / 1000**power:,.1f} {UNITS[power]}" if power else f"{count:,.0f} B"

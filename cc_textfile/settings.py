@@ -1,335 +1,412 @@
-"""One frozen `Settings` out of flags, environment and credential files; all that is wrong with them is said at once."""
+"""The settings: each is declared once, as a click option, and all faults of a command line are reported together."""
 
+import difflib
+import hashlib
+import os
+import re
+import shlex
+import ssl
+import stat
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
-from cc_textfile import values
+import click
+import durationpy
+from click.core import ParameterSource as Source
+
 from cc_textfile.errors import SettingsError
-from cc_textfile.values import Shard
+from cc_textfile.portal.responses import Method
 
+Channels = Sequence[tuple[str, Mapping[str, str]]]
 PORTAL_URL = "https://portal-api.chinacache.com:444"
-MOST_CONCURRENCY = 1000
+# Settings that are the file of another setting. Then, where settings are written: the first source counts.
+FILES = {"password_file": "password", "channels_file": "channels"}
+SOURCES = {Source.COMMANDLINE: "flag", Source.ENVIRONMENT: "variable", Source.DEFAULT: "credential"}
+# Prometheus keeps names that begin with __ for itself.
+_LABEL = re.compile(r"(?!__|(?:account|channel)\Z)[a-zA-Z_][a-zA-Z0-9_]*")
 
 
-class Setting(NamedTuple):
-    """One setting: all that the command line, the environment, the help text and the README need to know of it.
+class Shard(NamedTuple):
+    """One part of the channels: `number` (from 1) of `total`."""
 
-    `read` takes what the operator wrote and raises `ValueError`, saying what would be right.
-    """
+    number: int
+    total: int
 
-    name: str
-    flag: str | None
-    variable: str
-    read: Callable[[str], Any]
-    help: str
-    default: str | None = None
-    metavar: str = "TEXT"
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
 
-
-SETTINGS = (
-    Setting("user", "--user", "CHINACACHE_USER", values.name, "User of the portal; required."),
-    Setting(
-        "password",
-        None,
-        "CHINACACHE_PASS",
-        values.text,
-        "Password of the portal; a flag would show it in the process list.",
-    ),
-    Setting(
-        "password_file",
-        "--password-file",
-        "CHINACACHE_PASS_FILE",
-        values.secret_file,
-        "File with the password; a trailing newline does not count.",
-        metavar="FILE",
-    ),
-    Setting(
-        "channels",
-        "--channels",
-        "CHINACACHE_CHANNEL_IDS",
-        values.channels,
-        "Channel ids, separated by commas.",
-        metavar="IDS",
-    ),
-    Setting(
-        "channels_file",
-        "--channels-file",
-        "CHINACACHE_CHANNEL_IDS_FILE",
-        values.channels_file,
-        "File with one channel id a line; # begins a comment.",
-        metavar="FILE",
-    ),
-    Setting(
-        "interval",
-        "--interval",
-        "CHINACACHE_INTERVAL",
-        values.seconds,
-        "Poll again and again, this far apart, such as 90s, 5m or 1h30m; unset: poll once and exit.",
-        metavar="DURATION",
-    ),
-    Setting(
-        "querytime",
-        "--querytime",
-        "QUERYTIME",
-        values.whole(1, values.MOST_MINUTES),
-        "Length of the window in minutes.",
-        "5",
-        "MINUTES",
-    ),
-    Setting("textfile", "--textfile", "CC_TEXTFILE_PATH", values.textfile, "The .prom file to write.", metavar="FILE"),
-    Setting(
-        "pushgateway",
-        "--pushgateway",
-        "PUSHGATEWAY",
-        values.pushgateway,
-        "Address of a Pushgateway, such as http://localhost:9091.",
-        metavar="URL",
-    ),
-    Setting(
-        "pushgateway_mode",
-        "--pushgateway-mode",
-        "CC_TEXTFILE_PUSHGATEWAY_MODE",
-        values.choice("fallback", "always"),
-        "With both outputs: `fallback` pushes only when the file can't be written, `always` does both.",
-        "fallback",
-        "MODE",
-    ),
-    Setting(
-        "portal_url", "--portal-url", "CHINACACHE_URL", values.portal_url, "Address of the portal.", PORTAL_URL, "URL"
-    ),
-    Setting(
-        "ca_file",
-        "--ca-file",
-        "CHINACACHE_CA_FILE",
-        values.ca_file,
-        "CA bundle to trust the portal by.",
-        metavar="FILE",
-    ),
-    Setting(
-        "timeout",
-        "--timeout",
-        "CC_TEXTFILE_TIMEOUT",
-        values.seconds,
-        "Time for one request in all, from connect to last byte.",
-        "10s",
-        "DURATION",
-    ),
-    Setting(
-        "deadline",
-        "--deadline",
-        "CC_TEXTFILE_DEADLINE",
-        values.seconds,
-        "Time for a whole poll; what is not in by then counts as overdue.",
-        "60s",
-        "DURATION",
-    ),
-    Setting(
-        "concurrency",
-        "--concurrency",
-        "CC_TEXTFILE_CONCURRENCY",
-        values.whole(1, MOST_CONCURRENCY),
-        "Requests under way at once, and connections open.",
-        "32",
-        "N",
-    ),
-    Setting(
-        "shard",
-        "--shard",
-        "CC_TEXTFILE_SHARD",
-        values.shard,
-        "Only this part of the channels, such as 2/4.",
-        metavar="I/N",
-    ),
-    Setting(
-        "log_level",
-        "--log-level",
-        "CC_TEXTFILE_LOG_LEVEL",
-        values.choice("debug", "info", "warning", "error"),
-        "Least level to log on standard error: debug, info, warning or error.",
-        "info",
-        "LEVEL",
-    ),
-    Setting(
-        "log_format",
-        "--log-format",
-        "CC_TEXTFILE_LOG_FORMAT",
-        values.choice("text", "json"),
-        "Form of a log line: text or json.",
-        "text",
-        "FORM",
-    ),
-)
-
-CREDENTIALS = {"user": "username", "password": "password"}
-"""Settings that systemd's credentials may hold, by the name of the file in $CREDENTIALS_DIRECTORY."""
-
-ALTERNATIVES = {"password": "password_file", "channels": "channels_file"}
-"""Settings that may come from a file of their own instead."""
+    def has(self, channel: str) -> bool:
+        """Tell whether the channel is in this shard: the same on every host, unlike `hash`."""
+        digest = hashlib.sha256(channel.encode()).digest()
+        return int.from_bytes(digest[:8]) % self.total == self.number - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What a run needs to know; durations in seconds, `querytime` in minutes.
-
-    `origins` tells for each setting where it came from, `files` which file it was read out of, if it was, and `notes`
-    is what the operator should hear of, though it stops nothing.
-    """
+    """What a command needs to know; durations are in seconds, `querytime` is in minutes, `notes` are warnings."""
 
     user: str
     password: str = field(repr=False)
+    account: str
+    account_given: bool = False
     channels: tuple[str, ...]
-    interval: float | None
-    querytime: int
-    textfile: Path | None
-    pushgateway: str | None = field(repr=False)
-    pushgateway_mode: str
-    portal_url: str
-    ca_file: Path | None
-    timeout: float
-    deadline: float
-    concurrency: int
-    shard: Shard | None
-    log_level: str
-    log_format: str
-    origins: Mapping[str, str]
-    files: Mapping[str, str]
-    notes: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def load(cls, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Self:
-        """Read all settings; flags win over the environment, and that over systemd's credentials.
-
-        Raises `SettingsError` with every fault, each naming the flag, the variable and what would be right.
-        """
-        return cls(**_Reading(flags, environ).values())
+    channel_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    methods: tuple[Method, ...] = tuple(Method)
+    interval: float | None = None
+    querytime: int = 5
+    textfile: Path | None = None
+    pushgateway: str | None = field(default=None, repr=False)
+    pushgateway_mode: str = "fallback"
+    ledger: Path | None = None
+    gauges: bool = True
+    settle: float = 900.0
+    day_settle: float = 7200.0
+    catch_up: float = 604800.0
+    portal_url: str = PORTAL_URL
+    ca_file: Path | None = None
+    timeout: float = 10.0
+    deadline: float = 60.0
+    concurrency: int = 32
+    shard: Shard | None = None
+    log_level: str = "info"
+    log_format: str = "text"
+    origins: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def origin(self, name: str) -> str:
         """Return where a setting came from, in words."""
-        file = f", file {self.files[name]}" if name in self.files else ""
-        return self.origins.get(name, "default") + file
+        return self.origins.get(name, "default")
 
 
-class _Reading:
-    """The way from what was written to what is meant, and the faults found on it."""
+# The types of the settings, from here to `Setting`: each returns what was written means, or raises BadParameter.
+def _fail(fault: str) -> NoReturn:
+    raise click.BadParameter(fault)
 
-    def __init__(self, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> None:
-        self._flags = flags
-        self._environ = environ
-        self._faults: list[str] = []
-        self._origins: dict[str, str] = {}
-        self._files: dict[str, str] = {}
-        self._values: dict[str, Any] = {}
 
-    def values(self) -> dict[str, Any]:
-        passed_over = {name for pair in ALTERNATIVES.items() for name in self._passed_over(*pair)}
-        for setting in SETTINGS:
-            self._values[setting.name] = None if setting.name in passed_over else self._value(setting)
-        for name, credential in CREDENTIALS.items():
-            if name not in self._origins and ALTERNATIVES.get(name) not in self._origins:
-                self._values[name] = self._credential(name, credential)
-        for name, file_name in ALTERNATIVES.items():
-            from_file = self._values.pop(file_name)
-            if file_name in self._origins:
-                self._values[name] = from_file
-                self._origins[name] = self._origins.pop(file_name)
-                self._files[name] = (self._written(BY_NAME[file_name]) or ("",))[0]
-        self._require()
-        channels, notes = self._own_channels(self._values["channels"] or (), self._values["shard"])
-        if (
-            self._origins.get("pushgateway", "").startswith("flag")
-            and urlsplit(self._values["pushgateway"] or "").password
-        ):
-            shown = "--pushgateway holds a password, which the process list shows; give it by PUSHGATEWAY"
-            notes += (("pushgateway", shown),)
-        if self._faults:
-            raise SettingsError(tuple(self._faults))
-        read = {"origins": self._origins, "files": self._files, "notes": notes}
-        return {**self._values, "channels": channels, **read}
+def _text(value: str | Path) -> str:
+    value = _SECRET_FILE.convert(value, None, None) if isinstance(value, Path) else value
+    if not value.strip() or re.search("[\ud800-\udfff]", value):
+        _fail("blank, or not UTF-8")
+    return value
 
-    def _written(self, setting: Setting) -> tuple[str, str] | None:
-        """Return what was written and where; an empty variable counts as unset."""
-        flag = self._flags.get(setting.name)
-        if flag is not None:
-            return flag, f"flag {setting.flag}"
-        variable = self._environ.get(setting.variable)
-        return (variable, f"variable {setting.variable}") if variable else None
 
-    def _passed_over(self, name: str, file_name: str) -> list[str]:
-        """Return which of a setting and its file is passed over: a flag beats a variable, two of a kind are a fault."""
-        one, other = (self._written(BY_NAME[each]) for each in (name, file_name))
-        if not one or not other:
-            return []
-        if one[1].split()[0] == other[1].split()[0]:
-            self._faults.append(f"{called(name)} and {called(file_name)} are both set; give one of them")
-        return [file_name if one[1].startswith("flag") else name]
+def _duration(low: str, high: str) -> Callable[[str], float]:
+    def duration(value: str) -> float:
+        # durationpy also knows days, months and years, which Go does not: there, `5mm` is five months.
+        known = re.fullmatch(r"\+?(0|([0-9.]+(ns|us|µs|μs|ms|s|m|h))+)", value.strip())
+        with suppress(ValueError, OverflowError):
+            read = durationpy.from_str(value.strip() if known else "")
+            if durationpy.from_str(low) <= read <= durationpy.from_str(high):
+                return float(read.total_seconds())
+        _fail(f"{value!r} is not a duration from {low} to {high} with its unit, such as 90s, 5m or 1h30m")
 
-    def _value(self, setting: Setting) -> Any:
-        written = self._written(setting)
-        if written:
-            self._origins[setting.name] = written[1]
-        elif setting.default is not None:
-            written = setting.default, "default"
-        return self._read(setting.name, setting.read, written[0]) if written else None
+    return duration
 
-    def _read(self, name: str, read: Callable[[str], Any], text: str) -> Any:
+
+def _shard(value: str) -> Shard:
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", value.strip())
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        _fail(f"{value!r} is not I/N, such as 2/4 for the second of four shards, with I from 1 to N")
+    return Shard(int(match[1]), int(match[2]))
+
+
+def _methods(value: str) -> tuple[Method, ...]:
+    names = {name for item in value.split(",") if (name := item.strip())}
+    if not names or not names <= set(Method):
+        _fail(f"{value!r} is not one or more of {', '.join(Method)}, separated by commas")
+    return tuple(method for method in Method if method in names)
+
+
+def _url(value: str) -> str:
+    # An address may hold a password: no fault shows it.
+    address = value.strip().rstrip("/")
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or "@" in parts.path or re.search("[\\s\ud800-\udfff]", address):
+        _fail("not an address such as https://host:444; in a user or a password, / is written %2F, and @ is %40")
+    return parts.geturl()
+
+
+def _pushgateway(value: str) -> str:
+    return _url(value if "//" in value or ":/" in value else f"http://{value.strip()}")
+
+
+class _File(click.Path):
+    """A path, which a shell completes, and what `use` makes of it."""
+
+    def __init__(self, use: Callable[[Path], Any]) -> None:
+        super().__init__()
+        self.use = use
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return read(text)
-        except ValueError as error:
-            self._faults.append(f"{called(name)} {error}")
-            return None
+            return self.use(path := Path(value))
+        except (OSError, UnicodeDecodeError) as error:
+            self.fail(f"{path} cannot be read: {getattr(error, 'strerror', 'it is not UTF-8')}", param, ctx)
 
-    def _credential(self, name: str, credential: str) -> str | None:
-        folder = self._environ.get("CREDENTIALS_DIRECTORY")
-        if not folder:
-            return None
-        path = Path(folder, credential)
+
+def _read(path: Path, errors: str = "strict") -> str:
+    # A FIFO or a terminal could block for ever, also at SIGHUP.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            _fail(f"{path} is not a regular file; pipes and devices are not read")
+        return file.read().decode("utf-8-sig", errors)  # some editors begin a file with a byte order mark
+
+
+def _secret(path: Path) -> str:
+    if not os.path.lexists(path):
+        _fail("no file can be found there; give the path of a file (it is not shown here, as it may be the password)")
+    content = re.sub(r"\r?\n\Z", "", _read(path))
+    return content or _fail(f"{path} is empty")
+
+
+def _channel(words: list[str]) -> tuple[str, dict[str, str]]:
+    channel, labels = words[0], {}
+    if not channel.isprintable() or re.search(r"[\s,;=\"']", channel):
+        _fail(f"{channel!r} is not a channel id: ids have no blanks, commas, quotes or =")
+    for word in words[1:]:
+        name, equals, value = word.partition("=")
+        if not equals or name in labels or not _LABEL.fullmatch(name):
+            _fail(f'{word!r} is not a label: write name="value", each name once, and not account or channel')
+        labels[name] = value
+    return channel, labels
+
+
+def _channels(value: str) -> Channels:
+    return [_channel([item.strip()]) for item in value.split(",") if item.strip()] or _fail("no channel")
+
+
+def _channels_file(path: Path) -> Channels:
+    found = []
+    for number, line in enumerate(_read(path).split("\n"), start=1):
         try:
-            path.stat()
-        except FileNotFoundError:
-            return None
-        except OSError:  # there, and what is wrong with it comes out of reading it
-            pass
-        self._origins[name] = f"credential {credential}"
-        self._files[name] = str(path)
-        return cast("str | None", self._read(name, values.secret_file, str(path)))
-
-    def _require(self) -> None:
-        for name in ("user", "password", "channels"):
-            if name not in self._origins:
-                file_name = ALTERNATIVES.get(name)
-                self._faults.append(
-                    f"{called(name)} is missing" + (f"; or give {called(file_name)}" if file_name else "")
-                )
-        if not {"textfile", "pushgateway"} & self._origins.keys():
-            self._faults.append(
-                f"no output is set; give {called('textfile')} a .prom file, or {called('pushgateway')} an address"
-            )
-
-    def _own_channels(
-        self, given: tuple[str, ...], shard: Shard | None
-    ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-        """Return the channels to poll, each once, in their order, and notes on those given again."""
-        counts = Counter(given)
-        notes = tuple(
-            ("channels", f"channel {channel} is given {n} times and asked once")
-            for channel, n in counts.items()
-            if n > 1
-        )
-        channels = tuple(channel for channel in counts if not shard or shard.has(channel))
-        if counts and not channels and shard:
-            of_all = f"{shard.number}/{shard.total}, which has none of the {len(counts)} channels"
-            self._faults.append(f"{called('shard')} is {of_all}; use fewer shards")
-        return channels, notes
+            if words := shlex.split(line, comments=True):
+                found.append(_channel(words))
+        except ValueError:
+            _fail(f"{path}, line {number}: a quote or a backslash has no end")
+        except click.BadParameter as error:
+            _fail(f"{path}, line {number}: {error.message}")
+    return found or _fail(f"{path} has no channel in it")
 
 
+def _ca_file(path: Path) -> Path:
+    _read(path, "replace")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        _fail(f"{path} has no certificates (PEM) in it")
+    return path
+
+
+def _textfile(path: Path) -> Path:
+    return path if path.name.endswith(".prom") else _fail(f"{path} is not a .prom file; node_exporter reads no other")
+
+
+def _ledger(path: Path) -> Path:
+    if path.is_dir():
+        _fail(f"{path} is a folder; give the path of a file in it")
+    return path if path.parent.is_dir() else _fail(f"{path.parent} is not a folder; make it, or give another path")
+
+
+def _credential(name: str) -> Path | None:
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY") or os.devnull, name)
+    return path if os.path.lexists(path) else None
+
+
+class Setting(click.Option):
+    """A flag and a variable. click finds what was written; `read`, later, what it means: so all faults are found."""
+
+    def __init__(self, flag: str, variable: str, kind: Any, default: Any = None, **more: Any) -> None:
+        shown = {"show_envvar": True, "show_default": True} | more
+        super().__init__([flag], envvar=variable, type=kind, default=default, **shown)
+        if self.hidden:  # no flag at all
+            self.opts = []
+        self.variable = variable
+        self.flag = "/".join(self.opts + self.secondary_opts)
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ARG002
+        """Leave what was written as it is."""
+        return value
+
+    def read(self, value: Any) -> Any:
+        """Return what was written as a value of the type; raises BadParameter."""
+        try:
+            return self.type.convert(value, self, None)
+        except click.BadParameter:
+            if isinstance(self.type, click.IntRange):
+                _fail(f"{value!r} is not a whole number from {self.type.min} to {self.type.max}")
+            if self.is_bool_flag:
+                _fail(f"{value!r} is not true or false")
+            raise
+
+
+_SECRET_FILE = _File(_secret)
+_TIME, _DELAY = _duration("1ms", "8784h"), _duration("0s", "24h")
+_one_of = partial(click.Choice, case_sensitive=False)
+
+# fmt: off
+SETTINGS = (
+    Setting("--user", "CHINACACHE_USER", _text, lambda: _credential("username"), metavar="NAME",
+            show_default="systemd credential `username`", help="User of the portal. Required."),
+    Setting("--password", "CHINACACHE_PASS", _text, hidden=True, help="Password of the portal. Required."),
+    Setting("--password-file", "CHINACACHE_PASS_FILE", _SECRET_FILE, lambda: _credential("password"),
+            show_default="systemd credential `password`",
+            help="File with the password of the portal. Required, unless CHINACACHE_PASS holds the password itself; a "
+                 "flag for it would show it in the process list."),
+    Setting("--account", "CC_TEXTFILE_ACCOUNT", _text, metavar="NAME", show_default="the user",
+            help="Label `account` of the metrics. If set, it is also part of a Pushgateway's grouping key."),
+    Setting("--channels", "CHINACACHE_CHANNEL_IDS", _channels, metavar="IDS",
+            help="Channel ids, separated by commas. Required, unless there is a channels file."),
+    Setting("--channels-file", "CHINACACHE_CHANNEL_IDS_FILE", _File(_channels_file),
+            help='File with one channel per line, then labels of your own if you like, such as: 1001 team="web". '
+                 "# begins a comment."),
+    Setting("--methods", "CC_TEXTFILE_METHODS", _methods, ",".join(Method), metavar="METHODS",
+            help="Methods of the portal that are requested, separated by commas."),
+    Setting("--interval", "CHINACACHE_INTERVAL", _TIME, show_default="poll once and exit",
+            help="Time from one poll to the next, such as 90s, 5m or 1h30m."),
+    Setting("--querytime", "QUERYTIME", click.IntRange(1, 366 * 24 * 60), 5, metavar="MINUTES",
+            help="Length of the window that the gauges show, in minutes."),
+    Setting("--textfile", "CC_TEXTFILE_PATH", _File(_textfile),
+            help="The .prom file to write, in the folder that node_exporter reads. One output is required."),
+    Setting("--pushgateway", "PUSHGATEWAY", _pushgateway, metavar="URL",
+            help="Address of a Pushgateway to push to, such as http://localhost:9091. One output is required."),
+    Setting("--pushgateway-mode", "CC_TEXTFILE_PUSHGATEWAY_MODE", _one_of(["fallback", "always"]), "fallback",
+            help="With both outputs: push only when the file cannot be written (fallback), or at every poll (always)."),
+    Setting("--ledger", "CC_TEXTFILE_LEDGER", _File(_ledger), show_default="no counters",
+            help="File in which traffic, requests and responses are counted. It is made if it does not exist."),
+    Setting("--gauges/--no-gauges", "CC_TEXTFILE_GAUGES", bool, default=True,
+            help="Export the gauges of the window, or not (variable: true or false). --no-gauges needs a ledger."),
+    Setting("--settle", "CC_TEXTFILE_SETTLE", _DELAY, "15m",
+            help="How long after the end of a window the ledger takes its numbers to be complete."),
+    Setting("--day-settle", "CC_TEXTFILE_DAY_SETTLE", _DELAY, "2h", help="The same for a day."),
+    Setting("--catch-up", "CC_TEXTFILE_CATCH_UP", _duration("24h", "8784h"), "168h",
+            help="How far back the ledger requests numbers after an outage."),
+    Setting("--portal-url", "CHINACACHE_URL", _url, PORTAL_URL, metavar="URL", help="Address of the portal."),
+    Setting("--ca-file", "CHINACACHE_CA_FILE", _File(_ca_file), show_default="those of certifi",
+            help="CA certificates (PEM) that the portal's certificate is verified with."),
+    Setting("--timeout", "CC_TEXTFILE_TIMEOUT", _TIME, "10s", help="Time for one request, from connect to last byte."),
+    Setting("--deadline", "CC_TEXTFILE_DEADLINE", _TIME, "60s", help="Time for a whole poll."),
+    Setting("--concurrency", "CC_TEXTFILE_CONCURRENCY", click.IntRange(1, 1000), 32, metavar="N",
+            help="How many requests are in flight, and connections open, at the same time."),
+    Setting("--shard", "CC_TEXTFILE_SHARD", _shard, metavar="I/N", show_default="all channels",
+            help="Only this part of the channels: 2/4 is the second of four, each on a host of its own."),
+    Setting("--log-level", "CC_TEXTFILE_LOG_LEVEL", _one_of(["debug", "info", "warning", "error"]), "info",
+            help="Lowest level that is logged, on standard error."),
+    Setting("--log-format", "CC_TEXTFILE_LOG_FORMAT", _one_of(["text", "json"]), "text", help="Format of log lines."),
+)
+# fmt: on
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 def called(name: str) -> str:
-    """Return what the operator knows a setting by: its flag and its variable."""
+    """Return what the operator knows a setting by, such as `--textfile (CC_TEXTFILE_PATH)`."""
     setting = BY_NAME[name]
     return f"{setting.flag} ({setting.variable})" if setting.flag else setting.variable
+
+
+class SettingsCommand(click.Command):
+    """A command with all settings beside its own options; its callback gets `load`.
+
+    `load()` reads variables and files again at each call. It returns `Settings`, or raises `SettingsError`.
+    What such a command cannot do without is an output, or a ledger if it `fills_ledger`.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        params: list[click.Parameter] | None = None,
+        fills_ledger: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(name, params=[*SETTINGS, *(params or [])], **options)
+        self.fills_ledger = fills_ledger
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, and put `load` in the place of all settings."""
+        command_line, parse = tuple(args), super().parse_args
+
+        def load() -> Settings:
+            parse(again := click.Context(self), [*command_line])
+            return _load(again, fills_ledger=self.fills_ledger)
+
+        rest = parse(ctx, args)
+        ctx.params = {name: value for name, value in ctx.params.items() if name not in BY_NAME} | {"load": load}
+        return rest
+
+
+def _load(ctx: click.Context, *, fills_ledger: bool) -> Settings:
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    faults: list[str] = []
+    for source, word in SOURCES.items():
+        for setting in SETTINGS:
+            name, written = FILES.get(setting.name, setting.name), ctx.params[setting.name]
+            if written is None or ctx.get_parameter_source(setting.name) is not source:
+                continue
+            if name in origins:
+                if origins[name].startswith(word):
+                    faults.append(f"{called(name)} and {called(setting.name)} are both set; give one of them")
+                continue
+            if word != "credential" or callable(setting.default):
+                file = f", file {written}" if setting.name in FILES else ""
+                where = {"flag": setting.flag + file, "variable": setting.variable + file}.get(word, written)
+                origins[name] = f"{word} {where}"
+            try:
+                values[name] = setting.read(written)
+            except click.BadParameter as error:
+                faults.append(f"{called(setting.name)}: {error.message.removesuffix('.')}")
+    given = values.pop("channels", ())
+    channels = {channel: labels for channel, labels in given if not values.get("shard") or values["shard"].has(channel)}
+    faults += _faults(values, origins, ledger=fills_ledger)
+    if given and not channels:
+        faults.append(f"{called('shard')}: none of the channels is in shard {values['shard']}; use fewer shards")
+    if faults:
+        raise SettingsError(*faults)
+    return Settings(
+        **{"account": values["user"]} | values,
+        account_given="account" in values,
+        channels=tuple(channels),
+        channel_labels={channel: labels for channel, labels in channels.items() if labels},
+        origins=origins,
+        notes=tuple(_notes(values, origins, [channel for channel, _ in given])),
+    )
+
+
+def _faults(values: Mapping[str, Any], origins: Mapping[str, str], *, ledger: bool) -> Iterator[str]:
+    """Yield what is missing, and what is wrong with the settings together."""
+    for names in (("user",), ("password", "password_file"), ("channels", "channels_file")):
+        if names[0] not in origins:
+            yield f"{' or '.join(map(called, names))} is missing"
+    if ledger and "ledger" not in origins:
+        yield f"{called('ledger')} is missing"
+    if not ledger and not {"textfile", "pushgateway"} & origins.keys():
+        yield f"no output is set; give {called('textfile')} a file, or {called('pushgateway')} an address"
+    if not ledger and values.get("gauges") is False and "ledger" not in origins:
+        yield f"{called('gauges')}: without gauges there is nothing to export; give {called('ledger')} as well"
+    if values.get("settle", 0.0) >= values.get("catch_up", float("inf")):
+        yield f"{called('settle')} is not below {called('catch_up')}: nothing would be counted"
+    if "@" in values.get("portal_url", ""):  # it is logged
+        yield f"{called('portal_url')}: a user or a password in the address; give those by their own settings"
+
+
+def _notes(values: Mapping[str, Any], origins: Mapping[str, str], channels: Sequence[str]) -> Iterator[str]:
+    """Yield what the operator should know, though it stops nothing. A value may be a secret, and is not shown."""
+    if again := [channel for channel, count in Counter(channels).items() if count > 1]:
+        yield f"channels that are given more than once are requested once, with their last labels: {', '.join(again)}"
+    if "flag" in origins.get("pushgateway", "") and urlsplit(values["pushgateway"]).password:
+        yield "--pushgateway has a password in it, which the process list shows; set the variable PUSHGATEWAY instead"
+    prefix = re.compile("(CC_TEXTFILE|CHINACACHE)_")
+    known = {prefix.sub("", setting.variable): setting.variable for setting in SETTINGS}
+    for variable in sorted(name for name in os.environ if prefix.match(name) and name not in known.values()):
+        near = difflib.get_close_matches(prefix.sub("", variable), known, n=1)
+        yield f"variable {variable} is unknown, and ignored" + (f"; is {known[near[0]]} meant?" if near else "")

@@ -1,64 +1,90 @@
-"""What signals do: SIGTERM and SIGINT stop whatever is under way, SIGHUP wakes a loop from its sleep."""
+"""Signals: the main thread waits for them from the first moment, and another thread does the work.
 
-import select
+Whatever the work hangs in, it cannot delay the end. Nothing is raised from a handler: Python discards what is raised
+at the wrong moment, and the signal is lost.
+"""
+
+import os
 import signal
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+STOP_SECONDS = 1.0
+"""How long the start of a command, or a delivery that has begun, may take after a signal to stop."""
+
+STOP = {signal.SIGTERM, signal.SIGINT}
+WAKE = signal.SIGUSR1
+"""Sent to the main thread, by the thread that works."""
+
+NO_THREAD = "no thread could be started: see TasksMax= of the unit, or the limit of processes (ulimit -u)"
 
 
-def _let_pass(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing, where `SIG_IGN` would have Python complain of a signal that is on its way already."""
+class Signals:
+    """How the main thread, which has called `wait`, and the thread that works affect each other.
 
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Make SIGTERM do what SIGINT does: raise KeyboardInterrupt in the main thread, wherever it is; once.
-
-    After that neither does anything more: the process is on its way out.
+    `hangup` is set at SIGHUP. The working thread has `busy` while it records and delivers.
     """
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        for each in list(before):
-            signal.signal(each, _let_pass)
-        before.clear()
-        raise KeyboardInterrupt(signal.Signals(number).name)
+    def __init__(self) -> None:
+        self.hangup = threading.Event()
+        self.busy = threading.Lock()
+        self._main: int
+        self._started = threading.Event()
+        self._reloads = False
+        self._on_stop: Callable[[str], int] = lambda name: 128 + signal.Signals[name]
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def wait(self, command: Callable[[], object]) -> None:
+        """Run the command in a thread, and wait for its end or a signal. To be called once, by the main thread.
 
+        The signals have been blocked, in all threads, and are taken one by one here. SIGHUP is left until the command
+        tells what it does about it.
+        """
+        self._main = threading.get_ident()
+        outcome: Future[object] = Future()
 
-@contextmanager
-def woken_by_hangup() -> Iterator[tuple[Callable[[float], None], Callable[[], bool]]]:
-    """Return a sleep (seconds) that SIGHUP cuts short, and whether there was one since last asked.
+        def work() -> None:
+            try:
+                outcome.set_result(command())
+            except BaseException as error:  # noqa: BLE001 # raised again in the main thread
+                outcome.set_exception(error)
+            self._start()
 
-    Through a socket: an Event that a handler sets can deadlock with the thread that it interrupts, which waits for it.
-    """
-    reader, writer = socket.socketpair()
-    reader.setblocking(False)  # noqa: FBT003 # as the standard library has it
-    writer.setblocking(False)  # noqa: FBT003 # as the standard library has it
-
-    def sleep(seconds: float) -> None:
-        select.select([reader], [], [], max(seconds, 0))
-
-    def hung_up() -> bool:
         try:
-            return bool(reader.recv(4096))
-        except BlockingIOError:
-            return False
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError:
+            sys.exit(f"cc-textfile: {NO_THREAD}")
+        while not outcome.done():
+            hangup = {signal.SIGHUP} if self._started.is_set() else set()
+            number = signal.sigwait(STOP | {WAKE} | hangup)
+            if number == signal.SIGHUP and self._reloads:
+                self.hangup.set()
+            elif number != WAKE:
+                self._stop(signal.Signals(number).name)
+        outcome.result()
 
-    def wake(_number: int, _frame: FrameType | None) -> None:
-        with suppress(BlockingIOError):
-            writer.send(b"\0")
+    def supervise(
+        self, work: Callable[["Signals"], int], on_stop: Callable[[str], int], *, reloads: bool = False
+    ) -> int:
+        """Return what `work` returns. From now on SIGTERM and SIGINT end the process with `on_stop`'s status.
 
-    before = signal.signal(signal.SIGHUP, wake)
-    try:
-        with reader, writer:
-            yield sleep, hung_up
-    finally:
-        signal.signal(signal.SIGHUP, before)
+        SIGHUP does so, too, unless `reloads`.
+        """
+        self._on_stop, self._reloads = on_stop, reloads
+        self._start()
+        return work(self)
+
+    def _start(self) -> None:
+        self._started.set()
+        signal.pthread_kill(self._main, WAKE)
+
+    def _stop(self, name: str) -> None:
+        self._started.wait(STOP_SECONDS)
+        self.busy.acquire(timeout=STOP_SECONDS)
+        # Without this, a thread that hangs in a write would make Python's own end wait for it, or abort.
+        os._exit(self._on_stop(name))
+
+
+SIGNALS = Signals()
+"""Those of this process."""

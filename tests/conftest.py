@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cc_textfile import demo
-from cc_textfile.answers import Endpoint
+from cc_textfile.demo import portal as demo
+from cc_textfile.portal.responses import Method
 
 ROOT = Path(__file__).parent.parent
 LISTENING = r'msg="Listening on" address=(\S+)'
@@ -57,15 +57,18 @@ POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
 
 NOBODY = 65534
 
+NETWORK = re.compile(r"(REQUESTS|CURL)_CA_BUNDLE$|(https?|all|no)_proxy$", re.IGNORECASE)
+for _name in filter(NETWORK.match, tuple(os.environ)):
+    del os.environ[_name]  # all servers are on loopback, to which no proxy leads
+
 
 def environment(**variables: str) -> dict[str, str]:
     """Return an environment for the program: this one, without what would change its ways, and with these."""
     ours = re.compile(r"CHINACACHE_|CC_TEXTFILE_|PUSHGATEWAY$|QUERYTIME$|CREDENTIALS_DIRECTORY$|JOURNAL_STREAM$")
-    network = re.compile(r"(REQUESTS|CURL)_CA_BUNDLE$|(https?|all|no)_proxy$", re.IGNORECASE)
     return {
         name: value
         for name, value in os.environ.items()
-        if not ours.match(name) and not network.match(name) and name != "PYTHONUNBUFFERED"
+        if not ours.match(name) and not NETWORK.match(name) and name != "PYTHONUNBUFFERED"
     } | variables
 
 
@@ -207,7 +210,7 @@ def portal() -> Iterator[demo.DemoPortal]:
         yield serving
 
 
-POLLS = 10_000
+POLLS = 3_000
 
 
 class LongLife(NamedTuple):
@@ -221,21 +224,23 @@ class LongLife(NamedTuple):
 
 @pytest.fixture(scope="session")
 def long_life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LongLife]:
-    """Start ten thousand polls, a third of them failing in every way; other tests can wait while they are made."""
+    """Start thousands of polls, a third of them failing in every way; other tests can wait while they are made."""
     endings, polls = itertools.cycle(demo.FAULTS), itertools.count()
 
-    def third(endpoint: Endpoint, _channel: str) -> str | None:
-        if endpoint == Endpoint.HIT_RATE and next(polls) % 3 == 0:
+    def third(method: Method, _channel: str) -> str | None:
+        if method is Method.HIT_RATE and next(polls) % 3 == 0:
             return next(endings)
         return None
 
     place = tmp_path_factory.mktemp("long-life")
     folder, log = place / "textfile", place / "log"
     folder.mkdir()
-    # Coverage follows every process; this one would spend most of its time being followed.
-    env = {name: value for name, value in environment().items() if not name.startswith("COV")}
     with demo.DemoPortal(fault=third).serving() as portal, log.open("w") as errors, ExitStack() as at_the_end:
-        arguments = [sys.executable, "-m", "tests.long_life", portal.url, str(folder / "a.prom"), str(POLLS)]
+        env = account(portal, CHINACACHE_CHANNEL_IDS="1", CC_TEXTFILE_TIMEOUT="20ms")
+        env |= {"CC_TEXTFILE_PATH": str(folder / "a.prom"), "CC_TEXTFILE_LEDGER": str(place / "ledger.sqlite")}
+        # Coverage follows every process; this one would spend most of its time being followed.
+        env = {name: value for name, value in env.items() if not name.startswith("COV")}
+        arguments = [sys.executable, "-m", "tests.long_life", str(POLLS)]
         process = subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
         at_the_end.enter_context(process)
         at_the_end.callback(process.kill)

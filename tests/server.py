@@ -1,4 +1,4 @@
-"""Servers that do wrong on purpose, byte by byte: over TCP or TLS, each request handed to a script."""
+"""Servers that misbehave on purpose, byte by byte: over TCP or TLS, each request is handed to a script."""
 
 import json
 import re
@@ -12,11 +12,13 @@ from http import HTTPStatus
 from typing import NoReturn, Self
 from urllib.parse import parse_qs, urlsplit
 
-from cc_textfile import demo
-from cc_textfile.answers import Endpoint
+from cc_textfile.demo import portal as demo
+from cc_textfile.portal.responses import Method
 
-LONGEST_STOP = 10.0
+MAX_STOP = 10.0
 """Seconds that a script may go on after its connection was shut."""
+
+WITHOUT_LENGTH = (*range(100, 200), HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
 class Peer:
@@ -31,7 +33,7 @@ class Peer:
 
     @property
     def target(self) -> str:
-        """What the request asks for: a path, or an address where the server is a proxy."""
+        """The target of the request: a path, or an address where the server is a proxy."""
         return self.head.split(b" ", 2)[1].decode("latin-1")
 
     @property
@@ -72,7 +74,7 @@ class Peer:
         read, self._unread = self._unread[:length], self._unread[length:]
         return read
 
-    def say(self, *pieces: bytes) -> None:
+    def send(self, *pieces: bytes) -> None:
         """Send bytes."""
         for piece in pieces:
             self.sock.sendall(piece)
@@ -80,7 +82,7 @@ class Peer:
     def drip(self, data: bytes, seconds: float = 0.05) -> None:
         """Send bytes one at a time, so far apart."""
         for byte in data:
-            self.say(bytes([byte]))
+            self.send(bytes([byte]))
             if self.server.stopping.wait(seconds):
                 raise ConnectionError
 
@@ -92,21 +94,21 @@ class Peer:
         raise ConnectionError
 
     def close(self) -> NoReturn:
-        """Break off, in order."""
+        """Close the connection in an orderly way."""
         raise ConnectionError
 
     def reset(self) -> NoReturn:
-        """Break off as a host does that has lost its mind: by RST."""
+        """Close the connection by RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         raise ConnectionError
 
 
 Script = Callable[[Peer], None]
-"""What to do about a request; the connection is kept for the next one unless the script closes it."""
+"""Responds to one request; the connection stays open for the next one unless the script closes it."""
 
 
 class Server:
-    """Listens on loopback; `connections` and `targets` tell what came, and `greet` is asked before TLS and HTTP."""
+    """Listens on loopback. `connections` and `targets` show what came; `greet` is called before TLS and HTTP."""
 
     def __init__(
         self,
@@ -146,7 +148,7 @@ class Server:
                     peer.shutdown(socket.SHUT_RDWR)
             threads = list(self._threads)
         for thread in threads:
-            thread.join(LONGEST_STOP)
+            thread.join(MAX_STOP)
             assert not thread.is_alive(), "a script goes on though its connection is gone"
 
     def _accept(self) -> None:
@@ -186,27 +188,37 @@ class Server:
             sock.close()
 
 
-def answer(body: bytes = b"", status: int = 200, *headers: str, length: int | None = None) -> bytes:
-    """Return an HTTP answer; `length` is what it says its length is, if that is not so."""
-    lines = [f"HTTP/1.1 {status} Whatever", *headers]
-    if "Transfer-Encoding: chunked" not in headers and status != HTTPStatus.NO_CONTENT:
+def response(body: bytes = b"", status: int = 200, *headers: str, length: int | None = None) -> bytes:
+    """Return an HTTP response; `length` is its Content-Length, where that is not the body's."""
+    lines = [f"HTTP/1.1 {status} Some Reason", *headers]
+    if "Transfer-Encoding: chunked" not in headers and status not in WITHOUT_LENGTH:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def endpoint_of(peer: Peer) -> Endpoint:
-    """Return what is asked for."""
-    return demo.PLACES[urlsplit(peer.target).path]
+def method_of(peer: Peer) -> Method:
+    """Return the method that is requested."""
+    return demo.PATHS[urlsplit(peer.target).path]
+
+
+def channel_of(peer: Peer) -> str:
+    """Return the channel that is requested."""
+    return peer.query.get("channelIds") or peer.query["channel_id"]
+
+
+def good_response(peer: Peer) -> bytes:
+    """Return the portal's response."""
+    fields = demo.response(method_of(peer), peer.query, datetime.now(UTC))
+    return response(json.dumps(fields, ensure_ascii=False).encode())
 
 
 def good(peer: Peer) -> None:
-    """Answer as the portal does."""
-    said = demo.answer(endpoint_of(peer), peer.query, datetime.now(UTC))
-    peer.say(answer(json.dumps(said, ensure_ascii=False).encode()))
+    """Respond as the portal does."""
+    peer.send(good_response(peer))
 
 
 def dripping_handshake(context: ssl.SSLContext) -> Script:
-    """Return a greeting that answers a TLS handshake a byte at a time."""
+    """Return a greeting that sends its part of a TLS handshake a byte at a time."""
 
     def greet(peer: Peer) -> None:
         received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -219,9 +231,9 @@ def dripping_handshake(context: ssl.SSLContext) -> Script:
     return greet
 
 
-def saying(*pieces: bytes) -> Script:
-    """Return a script that always says the same."""
-    return lambda peer: peer.say(*pieces)
+def sending(*pieces: bytes) -> Script:
+    """Return a script that always sends the same."""
+    return lambda peer: peer.send(*pieces)
 
 
 def then(*scripts: Script) -> Script:
@@ -234,22 +246,22 @@ def then(*scripts: Script) -> Script:
     return each
 
 
-REFUSAL = saying(answer(b'{"code": 10001, "success": false, "msg": "user name or password is wrong"}'))
-"""What the portal says to a wrong password."""
+REFUSAL = sending(response(b'{"code": 10001, "success": false, "msg": "user name or password is wrong"}'))
+"""The portal's response to a wrong password."""
 
 
 @contextmanager
 def proxy(trace: list[str]) -> Iterator[Server]:
-    """Serve as an HTTP proxy that notes the first line of each request: tunnels for CONNECT, and hands the rest on."""
+    """Serve as an HTTP proxy that traces the first line of each request; CONNECT makes a tunnel."""
 
-    def pass_on(peer: Peer) -> None:
+    def forward(peer: Peer) -> None:
         line = peer.head.split(b"\r\n", 1)[0]
         trace.append(line.decode("latin-1"))
         tunnel = line.startswith(b"CONNECT ")
         place = urlsplit(f"//{peer.target}" if tunnel else peer.target)
         with socket.create_connection((place.hostname, place.port)) as onward:
             if tunnel:
-                peer.say(b"HTTP/1.1 200 Connected\r\n\r\n")
+                peer.send(b"HTTP/1.1 200 Connected\r\n\r\n")
             else:
                 path = f"{place.path}?{place.query}".encode("latin-1")
                 onward.sendall(b"GET " + path + b" HTTP/1.0\r\n\r\n")
@@ -259,7 +271,7 @@ def proxy(trace: list[str]) -> Iterator[Server]:
             back.join()
         raise ConnectionError
 
-    with Server(pass_on) as server:
+    with Server(forward) as server:
         yield server
 
 

@@ -7,7 +7,9 @@ import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 
@@ -15,63 +17,76 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_textfile import answers, demo
-from cc_textfile.answers import Answer, Endpoint
-from cc_textfile.demo import DemoPortal
-from cc_textfile.window import Window
+from cc_textfile.demo import portal as demo
+from cc_textfile.demo.portal import DemoPortal
+from cc_textfile.demo.summary import table
+from cc_textfile.portal.client import DECODERS
+from cc_textfile.portal.responses import Method
+from cc_textfile.portal.window import DAY, PORTAL_ZONE, Window
 from tests.conftest import PATIENCE, Program, command, environment, get, run
 
 NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
-DECODERS: dict[Endpoint, Callable[[int, bytes], Answer]] = {
-    Endpoint.HIT_RATE: answers.hit_rate,
-    Endpoint.ISP: answers.isp,
-    Endpoint.REGION: answers.region,
-    Endpoint.HTTP_CODE: answers.http_code,
-}
+TODAY = Window.day(NOW)
 
 
-def query_of(endpoint: Endpoint, channel: str, window: Window) -> dict[str, str]:
-    if endpoint is Endpoint.HTTP_CODE:
-        return {"channel_id": channel, "start_time": window.days[0], "end_time": window.days[1]}
-    return {"channelIds": channel, "startTime": window.minutes[0], "endTime": window.minutes[1]}
+def ask(method: Method, channel: str, window: Window, now: datetime = NOW) -> dict[str, Any]:
+    """Return the portal's response."""
+    start, end = window
+    query = {"channelIds": channel, "startTime": f"{start:%Y%m%d%H%M}", "endTime": f"{end:%Y%m%d%H%M}"}
+    days = {"channel_id": channel, "start_time": f"{start:%Y%m%d}", "end_time": f"{end:%Y%m%d}"}
+    return demo.response(method, days if method is Method.HTTP_CODE else query, now)
 
 
-@given(st.sampled_from(Endpoint), st.text(min_size=1), st.integers(1, 100_000), st.datetimes(datetime(2000, 1, 1)))  # noqa: DTZ001
-def test_its_answers_are_good_ones(endpoint: Endpoint, channel: str, minutes: int, moment: datetime) -> None:
-    """Whatever channel and window are asked for, the decoders of the program take the answer."""
+@given(st.sampled_from(Method), st.text(min_size=1), st.integers(1, 100_000), st.datetimes(datetime(2000, 1, 1)))  # noqa: DTZ001
+def test_its_responses_are_good(method: Method, channel: str, minutes: int, moment: datetime) -> None:
+    """Whatever channel and window are asked for, the decoders of the program take the response."""
     now = moment.replace(tzinfo=UTC)
-    said = demo.answer(endpoint, query_of(endpoint, channel, Window.ending(now, minutes)), now)
-    answer = DECODERS[endpoint](200, json.dumps(said).encode())
-    assert answer.dropped_rows == 0
+    content = ask(method, channel, Window.ending(now, minutes), now)
+    assert DECODERS[method](200, json.dumps(content).encode()).dropped_rows == 0
 
 
-def test_its_numbers_are_the_same_each_time() -> None:
-    """Two polls of one window agree."""
-    window = Window.ending(NOW, 1440)
-    for endpoint in Endpoint:
-        query = query_of(endpoint, "100201", window)
-        assert demo.answer(endpoint, query, NOW) == demo.answer(endpoint, query, NOW)
-    hits = demo.answer(Endpoint.HIT_RATE, query_of(Endpoint.HIT_RATE, "100201", window), NOW)
-    assert (hits["Hit"], hits["Miss"]) == HITS_OF_100201
+@given(st.lists(st.integers(0, 1440), min_size=3, max_size=9, unique=True).map(sorted), st.integers(0, 999))
+def test_its_numbers_add_up(cuts: list[int], channel: int) -> None:
+    """The numbers of a stretch are the sum of those of its parts, however it is cut, and are the same each time."""
+    times = [TODAY.start + timedelta(minutes=cut) for cut in cuts]
+    later = NOW + 2 * DAY
 
+    def numbers(window: Window) -> tuple[int, int, int]:
+        rate, isp = (ask(method, str(channel), window, later) for method in (Method.HIT_RATE, Method.ISP))
+        return rate["Hit"], rate["Miss"], isp["totalFlux"]
 
-HITS_OF_100201 = (1166456, 97557)
+    parts = [numbers(Window(start, end)) for start, end in pairwise(times)]
+    assert tuple(map(sum, zip(*parts, strict=True))) == numbers(Window(times[0], times[-1]))
+    assert all(number >= 0 for part in parts for number in part)
 
 
 def test_rows_are_made_once_a_day() -> None:
-    """As at the real portal, a window within one day has no ISPs and no provinces."""
-    for minutes, rows in ((5, 0), (1440, len(demo.ISPS))):
-        said = demo.answer(Endpoint.ISP, query_of(Endpoint.ISP, "1", Window.ending(NOW, minutes)), NOW)
-        assert len(said["isps"]) == rows
+    """As at the real portal, a window within one day has no ISPs and no provinces, and a whole day has them."""
+    for window, rows in (
+        (Window.ending(NOW, 5), 0),
+        (Window.ending(NOW, 1440), len(demo.ISPS)),
+        (TODAY, len(demo.ISPS)),
+    ):
+        assert len(ask(Method.ISP, "1", window)["isps"]) == rows
 
 
-def test_its_shares_and_percentages_are_of_one_whole() -> None:
-    """What is a share of a whole adds up to it, and hits and misses to the requests."""
-    window = Window.ending(NOW, 1440)
-    isps = demo.answer(Endpoint.ISP, query_of(Endpoint.ISP, "1", window), NOW)["isps"]
-    codes = demo.answer(Endpoint.HTTP_CODE, query_of(Endpoint.HTTP_CODE, "1", window), NOW)["data"]
-    assert sum(row["fluxRatio"] for row in isps) == pytest.approx(1, abs=1e-4)
-    assert sum(float(row["request_percent"].rstrip("%")) for row in codes) == pytest.approx(100, abs=0.1)
+def test_its_shares_and_counts_are_of_one_whole() -> None:
+    """Shares add up to 1, percentages to 100, and status codes to the requests."""
+    rate, isps, codes = (
+        ask(method, "1", TODAY, NOW + DAY) for method in (Method.HIT_RATE, Method.ISP, Method.HTTP_CODE)
+    )
+    one_day = demo.response(
+        Method.HTTP_CODE, {"channel_id": "1", "start_time": "20240517", "end_time": "20240517"}, NOW + DAY
+    )["data"]
+    assert sum(row["fluxRatio"] for row in isps["isps"]) == pytest.approx(1, abs=1e-4)
+    assert sum(float(row["request_percent"].rstrip("%")) for row in codes["data"]) == pytest.approx(100, abs=0.1)
+    assert sum(row["request_count"] for row in one_day) == rate["Hit"] + rate["Miss"]
+
+
+def test_the_future_has_not_happened() -> None:
+    """What lies after now is not counted yet."""
+    assert ask(Method.HIT_RATE, "1", Window(NOW.astimezone(PORTAL_ZONE), TODAY.end))["Hit"] == 0
+    assert ask(Method.ISP, "1", TODAY)["totalFlux"] < ask(Method.ISP, "1", TODAY, NOW + DAY)["totalFlux"]
 
 
 def test_it_refuses_like_the_real_one(portal: DemoPortal) -> None:
@@ -107,8 +122,8 @@ def test_the_demo_writes_shows_and_says_how_to_look_further(tmp_path: Path) -> N
     )
 
 
-def test_a_proxy_of_the_environment_does_not_stand_between(tmp_path: Path) -> None:
-    """The demo's portal is near; a proxy leads to the portals of others."""
+def test_a_proxy_of_the_environment_is_not_used(tmp_path: Path) -> None:
+    """The demo polls its own portal on loopback, whatever the proxy variables say."""
     done = run("demo", env=environment(http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
@@ -121,21 +136,26 @@ def test_the_table_says_what_the_file_says(tmp_path: Path) -> None:
         'ChinaCache_metrics_hit_miss_total{channel="7",HitOrMiss="Hit"} 3\n'
         'ChinaCache_metrics_hit_miss_total{channel="7",HitOrMiss="Miss"} 1\n'
         'ChinaCache_metrics_region_total_bytes{channel="8"} 1\n'
+        "# TYPE chinacache_traffic_bytes_total counter\n"
+        'chinacache_traffic_bytes_total{channel="7"} 2e+09\n'
+        'chinacache_settled_seconds_total{channel="7"} 600\n'
     )
-    assert demo.table(file) == (
+    assert table(file) == (
         "channel 7\n"
         "  traffic        2.5 GB\n"
         "  hit ratio      75.0%  (3 hits, 1 misses)\n"
         "  status codes   -\n"
         "  top ISPs       -\n"
         "  top provinces  -\n"
+        "  counter        2.0 GB in 600 s of CDN time\n"
         "\n"
         "channel 8\n"
         "  traffic        -\n"
         "  hit ratio      -\n"
         "  status codes   -\n"
         "  top ISPs       -\n"
-        "  top provinces  -"
+        "  top provinces  -\n"
+        "  counter        -"
     )
 
 
@@ -150,7 +170,7 @@ def test_on_an_interval_it_goes_on_until_interrupted(tmp_path: Path, start: Call
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_can_serve_the_portal_alone(tmp_path: Path, number: signal.Signals) -> None:
-    """`demo --serve` is a portal for `run` to poll, and can be asked to misbehave; it ends as a loop does.
+    """`demo --serve` is a portal for `run` to poll, and can be asked to fail; it ends as a loop does.
 
     Also as a background job of a script, for which shells have SIGINT ignored.
     """
@@ -191,10 +211,10 @@ def test_a_failing_demo_has_the_status_of_a_failing_run(tmp_path: Path) -> None:
         (("--serve", "70000"), "from 0 to 65535"),
         (
             ("--fault", "sulk"),
-            "--fault is 'sulk'; give [ENDPOINT=]FAULT, of hit_rate, isp, region, http_code and refused,",
+            "--fault is 'sulk'; give [METHOD=]FAULT, of hit_rate, isp, region, http_code and refused,",
         ),
         (("--fault", "dns=hang"), "--fault is 'dns=hang'"),
-        (("--interval", "5"), "--interval (CHINACACHE_INTERVAL) is '5'; give a duration"),
+        (("--interval", "5"), "'5' is not a duration"),
     ],
 )
 def test_bad_options_are_named(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
@@ -213,15 +233,18 @@ def test_a_taken_port_and_a_closed_folder_are_failures_in_words(tmp_path: Path, 
     assert f"the demo portal cannot listen at 127.0.0.1:{taken}: Address already in use" in done.stderr
     (tmp_path / "file").write_text("")
     done = run("demo", "--folder", str(tmp_path / "file"), env=environment())
+    assert done.returncode == 2
+    assert "is a file" in done.stderr
+    done = run("demo", "--folder", str(tmp_path / "file" / "below"), env=environment())
     assert done.returncode == 1
-    assert "cannot be made: File exists" in done.stderr
+    assert "cannot be made: Not a directory" in done.stderr
 
 
 def test_today_is_counted_as_far_as_it_has_gone() -> None:
-    """The REST method knows whole days, and of today what has been: later in the day there are more requests."""
+    """The REST method has whole days, and of today what has been: later in the day there are more requests."""
     query = {"channel_id": "1", "start_time": "20240517", "end_time": "20240517"}
     counts = [
-        sum(row["request_count"] for row in demo.answer(Endpoint.HTTP_CODE, query, NOW + timedelta(hours=h))["data"])
+        sum(row["request_count"] for row in demo.response(Method.HTTP_CODE, query, NOW + timedelta(hours=h))["data"])
         for h in (0, 6, 12, 24, 48)
     ]
     assert counts == sorted(counts)

@@ -1,105 +1,184 @@
-"""What a poll tells: on a terminal while it is under way, and in the log when it is over."""
+"""`cc-textfile report`: what the ledger has recorded, for people and for programs, while a poll may be under way."""
 
+import csv
+import io
+import json
 import os
 import pty
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from cc_textfile import report
-from cc_textfile.answers import Endpoint
-from cc_textfile.demo import DemoPortal
-from cc_textfile.errors import Malformed
-from cc_textfile.poll import Snapshot
-from cc_textfile.window import Window
-from tests.conftest import Program, account, command, eventually
+from cc_textfile.demo.portal import CHANNELS, response
+from cc_textfile.ledger import Day, Ledger
+from cc_textfile.portal.client import DECODERS
+from cc_textfile.portal.responses import Method, Request
+from cc_textfile.portal.window import DAY, Window, midnight
+from tests.conftest import command, environment, run
 
-NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
+NOW = datetime.now(UTC)
+YESTERDAY = Window.day(NOW - DAY)
 
 
-@contextmanager
-def long_polls_on_a_terminal(
-    portal: DemoPortal, env: Mapping[str, str], interval: str
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Start a loop whose polls take two seconds, with a terminal as its standard error; the test closes that."""
-    portal.fault = lambda endpoint, _: "hang" if endpoint == Endpoint.ISP else None
-    arguments = command("run", "--timeout", "2s", "--interval", interval)
+def answered(request: Request) -> dict[str, object]:
+    """Return the demo portal's content for a request."""
+    channel, method, (start, end) = request
+    last = end - DAY if method is Method.HTTP_CODE else end
+    query = {
+        "channelIds": channel,
+        "channel_id": channel,
+        "startTime": f"{start:%Y%m%d%H%M}",
+        "endTime": f"{end:%Y%m%d%H%M}",
+        "start_time": f"{start:%Y%m%d}",
+        "end_time": f"{last:%Y%m%d}",
+    }
+    return response(method, query, NOW)
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a ledger that has counted all of yesterday, and a part of today."""
+    path = tmp_path_factory.mktemp("report") / "ledger.sqlite"
+    for now in (YESTERDAY.start, YESTERDAY.end, NOW, NOW):
+        with Ledger(
+            path,
+            channels=CHANNELS,
+            methods=tuple(Method),
+            settle=timedelta(0),
+            day_settle=timedelta(0),
+            catch_up=timedelta(days=7),
+        ) as opened:
+            wanted = opened.plan(now)
+            opened.record({r: DECODERS[r.method](200, json.dumps(answered(r)).encode()) for r in wanted}, now)
+    return path
+
+
+def test_json_has_the_figures_of_each_day_and_channel(ledger: Path) -> None:
+    """The objects of the contract: yesterday is closed and its figures are the portal's, today is not closed."""
+    done = run("report", "--ledger", str(ledger), "--format", "json", env=environment())
+    assert done.returncode == 0, done.stderr
+    days = json.loads(done.stdout)
+    traffic, rate, codes = (
+        answered(Request(CHANNELS[0], method, YESTERDAY)) for method in (Method.ISP, Method.HIT_RATE, Method.HTTP_CODE)
+    )
+    rows = codes["data"]
+    assert isinstance(rows, list)
+    assert days[0] == {
+        "day": f"{YESTERDAY.start:%Y-%m-%d}",
+        "channel": CHANNELS[0],
+        "traffic_bytes": traffic["totalFlux"],
+        "hits": rate["Hit"],
+        "misses": rate["Miss"],
+        "responses": days[0]["responses"],
+        "closed": True,
+    }
+    assert set(days[0]["responses"]) <= {row["http_code"] for row in rows}
+    assert [(day["channel"], day["closed"]) for day in days] == [
+        (channel, closed) for closed in (True, False) for channel in CHANNELS
+    ]
+
+
+def test_csv_has_a_column_for_each_status_code(ledger: Path) -> None:
+    """A row for each day and channel, with the numbers as they are."""
+    done = run("report", "--ledger", str(ledger), "--format", "csv", "--days", "2", env=environment())
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    days = json.loads(run("report", "--ledger", str(ledger), "--format", "json", env=environment()).stdout)
+    assert len(rows) == 6
+    for row, day in zip(rows, days, strict=True):
+        assert row["traffic_bytes"] == str(day["traffic_bytes"])
+        assert row["closed"] == str(day["closed"]).lower()
+        for code, count in day["responses"].items():
+            assert row[f"responses_{code}"] == str(count)
+
+
+def test_a_table_has_units_totals_and_a_mark_for_open_days(ledger: Path) -> None:
+    """What people read: a line for each channel and one for all of them, and a note on days that are not closed."""
+    done = run("report", "--ledger", str(ledger), env=environment())
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["day", "channel", "traffic", "requests", "hit", "ratio", "5xx", "closed"]
+    assert [line.split()[1] for line in lines[1:5]] == [*CHANNELS, "all"]
+    assert all(line.endswith(" yes") for line in lines[1:5])
+    assert lines[5].endswith(" no *")
+    assert lines[-1].startswith("* not closed yet")
+    assert "GB" in lines[1]
+
+
+def test_it_can_be_narrowed_to_days_and_a_channel(ledger: Path) -> None:
+    """`--days 1` is today; days and channels without a record are said in words."""
+    arguments = ("report", "--ledger", str(ledger), "--days", "1", "--channel", CHANNELS[1])
+    days = json.loads(run(*arguments, "--format", "json", env=environment()).stdout)
+    assert [(day["day"], day["channel"]) for day in days] == [(f"{midnight(NOW):%Y-%m-%d}", CHANNELS[1])]
+    done = run("report", "--channel", "nobody", env=environment(CC_TEXTFILE_LEDGER=str(ledger)))
+    assert (done.returncode, done.stdout) == (0, "nothing is recorded for these days\n")
+
+
+def test_on_a_terminal_it_fits_the_width(ledger: Path) -> None:
+    """A line is cut where the terminal ends; in a pipe it is not."""
     terminal, end = pty.openpty()
-    with subprocess.Popen(arguments, env={**env, "TERM": "xterm"}, stderr=end, stdout=subprocess.DEVNULL) as process:
+    env = environment(COLUMNS="40", TERM="xterm")
+    with subprocess.Popen(command("report", "--ledger", str(ledger)), env=env, stdout=end) as process:
         os.close(end)
-        yield process, terminal
-
-
-def read_until(terminal: int, word: str) -> str:
-    """Return what is shown on the terminal, up to the word and a little more."""
-    shown = ""
-    while word not in shown:
-        shown += os.read(terminal, 4096).decode()
-    return shown
-
-
-def test_a_long_poll_shows_a_progress_bar_on_a_terminal_and_only_there(tmp_path: Path, portal: DemoPortal) -> None:
-    """The bar is drawn on standard error, if that is a terminal, and is over when the poll is."""
-    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"), WATCHDOG_USEC="1000000")
-    with long_polls_on_a_terminal(portal, env, "1h") as (process, terminal):
-        shown = read_until(terminal, "; wrote ")
-        process.terminate()
+        shown = b""
+        try:
+            while part := os.read(terminal, 4096):
+                shown += part
+        except OSError:  # the program has ended
+            pass
         assert process.wait() == 0
     os.close(terminal)
-    assert "polling" in shown
-    assert "75%" in shown
-    assert shown.index("100%") < shown.index("polled 3 channels")
+    assert max(len(line) for line in shown.decode().splitlines()) == 40
+    piped = run("report", "--ledger", str(ledger), env=env).stdout
+    assert max(len(line) for line in piped.splitlines()) > 40
 
 
-def test_a_terminal_that_goes_away_takes_no_poll_with_it(tmp_path: Path, portal: DemoPortal) -> None:
-    """A loop whose terminal was closed under its progress bar polls on."""
-    textfile = tmp_path / "a.prom"
-    with long_polls_on_a_terminal(portal, account(portal, CC_TEXTFILE_PATH=str(textfile)), "100ms") as (
-        process,
-        terminal,
-    ):
-        read_until(terminal, "polling")
-        os.close(terminal)
-        eventually(lambda: textfile.exists() or process.poll() is not None)
-        first = textfile.stat().st_mtime_ns
-        eventually(lambda: textfile.stat().st_mtime_ns > first or process.poll() is not None)
-        process.terminate()
-        assert process.wait() == 0
+def test_a_poll_under_way_is_not_disturbed(tmp_path: Path, ledger: Path) -> None:
+    """The ledger is read while a poll has it locked, and the poll records as if nobody had read."""
+    copy = tmp_path / "ledger.sqlite"
+    copy.write_bytes(ledger.read_bytes())
+    options = {"settle": timedelta(0), "day_settle": timedelta(0), "catch_up": timedelta(days=7)}
+    with Ledger(copy, channels=CHANNELS, methods=tuple(Method), **options) as opened:
+        wanted = opened.plan(NOW + timedelta(minutes=10))
+        assert run("report", "--ledger", str(copy), env=environment()).returncode == 0
+        later = NOW + timedelta(minutes=10)
+        opened.record({r: DECODERS[r.method](200, json.dumps(answered(r)).encode()) for r in wanted}, later)
 
 
-def test_elsewhere_there_is_no_progress_bar(tmp_path: Path, portal: DemoPortal, start: Callable[..., Program]) -> None:
-    """A journal is no place for a bar."""
-    portal.fault = lambda endpoint, _: "hang" if endpoint == Endpoint.ISP else None
-    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
-    program = start(*command("run", "--timeout", "2s"), env=env)
-    assert program.end(None) == 0
-    assert "%" not in program.said
-    assert "polling" not in program.said
+def test_what_is_no_ledger_is_said_and_left_alone(tmp_path: Path) -> None:
+    """A missing file is a fault of the command line; another file is an error, and stays as it is."""
+    done = run("report", "--ledger", str(tmp_path / "none"), env=environment())
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+    other = tmp_path / "other"
+    other.write_bytes(b"not a ledger" * 1000)
+    done = run("report", "--ledger", str(other), env=environment())
+    assert done.returncode == 1
+    assert "not a ledger" in done.stderr
+    assert other.read_bytes() == b"not a ledger" * 1000
+    assert list(tmp_path.iterdir()) == [other]
 
 
-def test_a_debug_log_tells_how_long_each_request_took(
-    tmp_path: Path, portal: DemoPortal, start: Callable[..., Program]
-) -> None:
-    """At debug level there is a line for each request, and no URL in it."""
-    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
-    program = start(*command("run", "--log-level", "debug"), env=env)
-    assert program.end(None) == 0
-    lines = [line for line in program.said.splitlines() if " took " in line]
-    assert len(lines) == 12
-    assert "http" not in program.said.replace("http_code", "")
+TODAY = date(2026, 12, 1)
 
 
-def test_a_portal_that_words_each_failure_differently_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Of many distinct failures the first are logged, and the number of the others."""
-    failures = {
-        (str(n), Endpoint.ISP): Malformed(f"nonsense number {n}", channel=str(n), endpoint=Endpoint.ISP)
-        for n in range(25)
-    }
-    channels = tuple(str(n) for n in range(25))
-    report.failures(Snapshot(Window.ending(NOW, 5), channels, {}, failures, NOW, 1.0, account_refused=False), "me")
-    assert len(caplog.messages) == report.MOST_FAILURE_LINES + 1
-    assert caplog.messages[-1] == "5 more distinct failures are not logged"
+def test_what_is_not_known_is_a_dash_and_no_part_passes_for_the_whole() -> None:
+    """A channel without traffic figures makes the total unknown, and a day without requests has no ratio."""
+    days = [
+        Day(TODAY, "1", 1_500, 3, 1, {"200": 3, "503": 1}, closed=True),
+        Day(TODAY, "2", None, 0, 0, {}, closed=True),
+    ]
+    lines = [line.split() for line in report.as_table(days).splitlines()]
+    assert lines[1] == ["2026-12-01", "1", "1.5", "kB", "4", "75.0%", "25.00%", "yes"]
+    assert lines[2] == ["2026-12-01", "2", "-", "0", "-", "-", "yes"]
+    assert lines[3] == ["2026-12-01", "all", "channels", "-", "4", "75.0%", "25.00%", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (999_949, "999.9 kB"), (10**15, "1.0 PB"), (10**19, "10,000.0 PB")],
+)
+def test_bytes_are_shown_in_the_largest_unit(count: int, shown: str) -> None:
+    """Decimal units, as networks are counted."""
+    assert shown in report.as_table([Day(TODAY, "1", count, 0, 0, {}, closed=True)])

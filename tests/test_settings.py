@@ -1,20 +1,26 @@
-"""Settings come from flags, environment and credentials, and all that is wrong with them is said at once."""
+"""Settings come from flags, variables and files, and all that is wrong with them is reported at once."""
 
-import itertools
 import os
+import shlex
 import string
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
+from unittest import mock
 
+import certifi
+import click
+import hypothesis
 import pytest
-from hypothesis import given
+from click.shell_completion import BashComplete
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from cc_textfile import values
-from cc_textfile.demo import DemoPortal
 from cc_textfile.errors import SettingsError
-from cc_textfile.settings import SETTINGS, Settings
-from cc_textfile.values import Shard
-from tests.conftest import NOBODY, POWERLESS, account, environment, needs_root, run
+from cc_textfile.portal.responses import Method
+from cc_textfile.settings import SETTINGS, Settings, SettingsCommand, Shard, called
 
 GOOD = {
     "CHINACACHE_USER": "me",
@@ -22,309 +28,448 @@ GOOD = {
     "CHINACACHE_CHANNEL_IDS": "1001, 1002,,",
     "CC_TEXTFILE_PATH": "/x/y.prom",
 }
+PATIENCE = 60.0
+ANY_SPEED = hypothesis.settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def faults(environ: dict[str, str], **flags: str) -> tuple[str, ...]:
+@click.command(cls=SettingsCommand)
+@click.option("--json", "as_json", is_flag=True)
+def command(load: Callable[[], Settings], *, as_json: bool) -> tuple[Callable[[], Settings], bool]:
+    """Return what the callback was given."""
+    return load, as_json
+
+
+def load_from(environ: Mapping[str, str], *flags: str) -> Settings:
+    with mock.patch.dict(os.environ, environ, clear=True):
+        load, _ = command.main([*flags], standalone_mode=False)
+        settings = load()
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def load(*flags: str, **variables: str) -> Settings:
+    """Return the settings of the flags, and of the good variables with these changes."""
+    return load_from(GOOD | variables, *flags)
+
+
+def faults(*flags: str, **variables: str) -> tuple[str, ...]:
     with pytest.raises(SettingsError) as caught:
-        Settings.load(flags, environ)
+        load(*flags, **variables)
     return caught.value.faults
 
 
-def test_the_old_exporters_variables_are_enough() -> None:
-    """The variables of the older exporter make a whole run, with the defaults of the contract."""
-    settings = Settings.load(
-        {}, {**GOOD, "PUSHGATEWAY": "localhost:9091", "CHINACACHE_INTERVAL": "1h30m", "QUERYTIME": "7"}
+def test_the_variables_of_the_older_exporter_are_enough() -> None:
+    """They make a whole run, with the defaults of the contract."""
+    settings = load(PUSHGATEWAY="localhost:9091", CHINACACHE_INTERVAL="1h30m", QUERYTIME="7")
+    assert (settings.user, settings.password, settings.channels) == ("me", "secret", ("1001", "1002"))
+    assert (settings.interval, settings.querytime, settings.pushgateway) == (5400, 7, "http://localhost:9091")
+
+
+def test_the_defaults_are_those_of_settings_made_by_hand() -> None:
+    """The defaults of flags and of the class are the same, and are those of the contract."""
+    loaded = load()
+    by_hand = Settings(
+        user="me", password="secret", account="me", channels=("1001", "1002"), textfile=Path("/x/y.prom")
     )
-    assert settings.channels == ("1001", "1002")
-    assert settings.interval == 5400
-    assert settings.querytime == 7
-    assert settings.pushgateway == "http://localhost:9091"
-    assert settings.portal_url == "https://portal-api.chinacache.com:444"
-    assert (settings.timeout, settings.deadline, settings.concurrency) == (10, 60, 32)
-    assert settings.pushgateway_mode == "fallback"
+    names = [field.name for field in fields(Settings) if field.name != "origins"]
+    assert {name: getattr(loaded, name) for name in names} == {name: getattr(by_hand, name) for name in names}
+    assert (loaded.settle, loaded.day_settle, loaded.catch_up) == (15 * 60, 2 * 3600, 168 * 3600)
+    assert (loaded.timeout, loaded.deadline, loaded.concurrency) == (10, 60, 32)
+    assert (loaded.methods, loaded.gauges, loaded.ledger) == (tuple(Method), True, None)
 
 
 def test_flags_win_over_variables() -> None:
-    """A flag is nearer to the operator than a variable."""
-    settings = Settings.load({"user": "you", "channels": "7", "textfile": "/a.prom", "querytime": "9"}, GOOD)
-    assert (settings.user, settings.channels, settings.textfile, settings.querytime) == (
-        "you",
-        ("7",),
-        Path("/a.prom"),
-        9,
-    )
-    assert settings.origins["user"] == "flag --user"
-    assert settings.origins["password"] == "variable CHINACACHE_PASS"
-    assert "timeout" not in settings.origins
+    """A flag wins, and each setting tells where it came from."""
+    settings = load("--user", "you", "--channels", "7", "--textfile", "/a.prom", "--querytime", "9", QUERYTIME="8")
+    assert (settings.user, settings.channels, settings.querytime) == ("you", ("7",), 9)
+    assert settings.textfile == Path("/a.prom")
+    origins = [settings.origin(name) for name in ("user", "password", "timeout")]
+    assert origins == ["flag --user", "variable CHINACACHE_PASS", "default"]
 
 
-def test_a_secret_is_not_in_the_settings_own_words() -> None:
-    """A settings object that ends up in a message or a traceback shows neither password."""
-    settings = Settings.load({}, {**GOOD, "PUSHGATEWAY": "http://u:hidden@host"})
-    assert "secret" not in repr(settings)
-    assert "hidden" not in repr(settings)
+@pytest.mark.parametrize(
+    ("flags", "variables", "name", "value"),
+    [
+        ((), {"CC_TEXTFILE_GAUGES": "false"}, "gauges", False),
+        (("--gauges",), {"CC_TEXTFILE_GAUGES": "false"}, "gauges", True),
+        (("--no-gauges",), {}, "gauges", False),
+        (("--methods", " isp,hit_rate,isp"), {}, "methods", (Method.HIT_RATE, Method.ISP)),
+        (("--account", "shop"), {}, "account", "shop"),
+        (("--account", "shop"), {}, "account_given", True),
+        (("--settle", "0s"), {}, "settle", 0),
+        (("--ca-file", certifi.where()), {}, "ca_file", Path(certifi.where())),
+        (("--log-level", "INFO"), {}, "log_level", "info"),
+        ((), {"QUERYTIME": ""}, "querytime", 5),
+        ((), {"PUSHGATEWAY": ""}, "pushgateway", None),
+        ((), {"CHINACACHE_URL": "HTTPS://Portal:444/"}, "portal_url", "https://Portal:444"),
+        ((), {"PUSHGATEWAY": "u:p%2F@host:9091/prefix"}, "pushgateway", "http://u:p%2F@host:9091/prefix"),
+    ],
+)
+def test_a_value_is_read(
+    tmp_path: Path, flags: tuple[str, ...], variables: dict[str, str], name: str, value: object
+) -> None:
+    """Each form that the help describes is taken; an empty variable is an unset one."""
+    assert getattr(load(*flags, **variables, CC_TEXTFILE_LEDGER=str(tmp_path / "ledger")), name) == value
+
+
+def test_a_secret_is_not_in_the_representation() -> None:
+    """Settings that end up in a message or a traceback show neither password."""
+    shown = repr(load(PUSHGATEWAY="http://u:hidden@host"))
+    assert "me" in shown
+    assert "secret" not in shown
+    assert "hidden" not in shown
 
 
 @pytest.mark.parametrize(
     ("content", "password"),
-    [
-        ("p w\n", "p w"),
-        ("pw\r\n", "pw"),
-        ("pw", "pw"),
-        (" pw \n\n", " pw \n"),
-        ("pw\r", "pw\r"),
-        ("päß\n", "päß"),
-        ("\ufeffpw\n", "pw"),
-    ],
+    [("p w\n", "p w"), ("pw\r\n", "pw"), (" pw \n\n", " pw \n"), ("pw\r", "pw\r"), ("\ufeffpäß", "päß")],
 )
 def test_a_password_file_is_read_without_its_last_newline(tmp_path: Path, content: str, password: str) -> None:
-    """One trailing newline does not count; every other character may belong to the password."""
+    """One newline at the end does not count; every other character may belong to the password."""
     file = tmp_path / "password"
     file.write_bytes(content.encode())
-    assert Settings.load({"password_file": str(file)}, GOOD).password == password
+    settings = load("--password-file", str(file))
+    assert settings.password == password
+    assert settings.origin("password") == f"flag --password-file, file {file}"
 
 
-def test_a_channels_file_has_a_channel_a_line(tmp_path: Path) -> None:
-    """Blank lines and comments are not channels."""
+def test_a_channels_file_has_channels_and_labels(tmp_path: Path) -> None:
+    """A line is a channel and its labels, split as a shell does; blank lines and comments count for nothing."""
     file = tmp_path / "channels"
-    file.write_text("\ufeff# ours\n1001\n\n  1002  # the shop\n#1003\n1001\n")
-    settings = Settings.load({"channels_file": str(file)}, GOOD)
+    file.write_text(
+        '\ufeff# ours\n1001 name="www.example.com" team="a # b"\r\n\n  1002  # the shop\n#1003\n1001 team=c\n'
+    )
+    settings = load("--channels-file", str(file))
     assert settings.channels == ("1001", "1002")
-    assert settings.notes == (("channels", "channel 1001 is given 2 times and asked once"),)
-    assert settings.origins["channels"] == "flag --channels-file"
-
-
-def test_credentials_are_read_where_nothing_else_is_set(tmp_path: Path) -> None:
-    """Systemd's credentials fill in what neither flag nor variable gives, and give way to both."""
-    (tmp_path / "username").write_text("cred-user\n")
-    (tmp_path / "password").write_text("cred-pass\n")
-    bare = {"CREDENTIALS_DIRECTORY": str(tmp_path), "CHINACACHE_CHANNEL_IDS": "1", "CC_TEXTFILE_PATH": "a.prom"}
-    settings = Settings.load({}, bare)
-    assert (settings.user, settings.password) == ("cred-user", "cred-pass")
-    assert settings.origins["password"] == "credential password"
-    assert Settings.load({}, {**bare, **GOOD}).password == "secret"
-    file = tmp_path / "other"
-    file.write_text("from-file")
-    assert Settings.load({"password_file": str(file)}, bare).password == "from-file"
-
-
-def test_a_missing_credential_is_a_missing_setting(tmp_path: Path) -> None:
-    """A credential that is not there leaves the setting unset, as if there were no credentials at all."""
-    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "CHINACACHE_CHANNEL_IDS": "1", "CC_TEXTFILE_PATH": "a.prom"}
-    assert faults(environ) == (
-        "--user (CHINACACHE_USER) is missing",
-        "CHINACACHE_PASS is missing; or give --password-file (CHINACACHE_PASS_FILE)",
+    assert settings.channel_labels == {"1001": {"team": "c"}}
+    assert settings.notes == (
+        "channels that are given more than once are requested once, with their last labels: 1001",
     )
 
 
-def test_a_credential_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
-    """A credential that is there and can't be read is not taken for a missing one."""
-    (tmp_path / "password").mkdir()
-    (tmp_path / "loop").symlink_to("loop")
-    environ = {k: v for k, v in GOOD.items() if k != "CHINACACHE_PASS"}
-    (fault,) = faults({**environ, "CREDENTIALS_DIRECTORY": str(tmp_path)})
-    assert "which cannot be read: Is a directory" in fault
-    (fault,) = faults({**environ, "CREDENTIALS_DIRECTORY": str(tmp_path / "loop")})
-    assert "which cannot be read: Too many levels" in fault
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("10 20", "'20' is not a label: write name=\"value\""),
+        ("10,20", "'10,20' is not a channel id"),
+        ("team=web", "'team=web' is not a channel id"),
+        ("10 team=a team=b", "'team=b' is not a label"),
+        ("10 channel=a", "'channel=a' is not a label"),
+        ("10 __name__=a", "'__name__=a' is not a label"),
+        ("10 1st=a", "'1st=a' is not a label"),
+        ("10 my-team=a", "'my-team=a' is not a label"),
+        ('10 team="a', "a quote or a backslash has no end"),
+    ],
+)
+def test_a_bad_line_of_a_channels_file_is_named(tmp_path: Path, line: str, fault: str) -> None:
+    """The fault has the file, the line, and what is wrong with it."""
+    file = tmp_path / "channels"
+    file.write_text(f"# ours\n{line}\n")
+    (found,) = faults("--channels-file", str(file))
+    assert f"--channels-file (CHINACACHE_CHANNEL_IDS_FILE): {file}, line 2: {fault}" in found
+
+
+LABELS = st.dictionaries(
+    st.from_regex(r"[a-z][a-zA-Z0-9_]{0,8}", fullmatch=True).filter(lambda name: name not in ("account", "channel")),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n") | st.sampled_from("\r\x85\u2028#'\"\\ ")),
+)
+
+
+@ANY_SPEED
+@given(st.dictionaries(st.from_regex(r"[0-9a-z频]{1,9}", fullmatch=True), LABELS, min_size=1, max_size=5))
+def test_a_channels_file_reads_back(
+    tmp_path_factory: pytest.TempPathFactory, channels: dict[str, dict[str, str]]
+) -> None:
+    """Whatever values labels have, quoted for a shell they come back as they are."""
+    lines = (
+        " ".join([channel, *(f"{name}={shlex.quote(value)}" for name, value in labels.items())])
+        for channel, labels in channels.items()
+    )
+    file = tmp_path_factory.getbasetemp() / "channels"
+    file.write_text("\n".join(lines), newline="")
+    settings = load("--channels-file", str(file))
+    assert settings.channels == tuple(channels)
+    assert settings.channel_labels == {channel: labels for channel, labels in channels.items() if labels}
+
+
+def test_credentials_are_read_when_nothing_else_is_set(tmp_path: Path) -> None:
+    """The credentials of systemd give way to flags and variables; one that is missing is a missing setting."""
+    bare = {"CREDENTIALS_DIRECTORY": str(tmp_path), "CHINACACHE_USER": "", "CHINACACHE_PASS": ""}
+    assert [fault.partition(" is ")[2] for fault in faults(**bare)] == ["missing", "missing"]
+    user, password, other = (tmp_path / name for name in ("username", "password", "other"))
+    for file in (user, password, other):
+        file.write_text(f"{file.name}\n")
+    settings = load(**bare)
+    assert (settings.user, settings.password) == ("username", "password")
+    assert settings.origin("password") == f"credential {password}"
+    assert load(CREDENTIALS_DIRECTORY=str(tmp_path)).password == "secret"
+    assert load("--password-file", str(other), **bare).password == "other"
+    password.unlink()
+    password.mkdir()
+    assert f"{password} cannot be read: Is a directory" in faults(**bare)[0]
+    user.unlink()
+    user.symlink_to("username")
+    assert f"{user} cannot be read: Too many levels" in faults(**bare)[0]
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "fault"),
     [
-        ("CHINACACHE_INTERVAL", "0s", "--interval (CHINACACHE_INTERVAL) is '0s'; give a duration above 0"),
-        ("CHINACACHE_INTERVAL", "-5m", "is '-5m'; give a duration above 0 with its unit, such as 90s, 5m or 1h30m"),
-        ("CHINACACHE_INTERVAL", "5", "is '5'; give a duration"),
-        ("CHINACACHE_INTERVAL", "9999999999h", "at most 8784h"),
-        ("QUERYTIME", "0", "--querytime (QUERYTIME) is '0'; give a whole number from 1 to 527040"),
-        ("QUERYTIME", "5.5", "is '5.5'"),
-        ("QUERYTIME", "٣", "is '٣'"),
-        ("CC_TEXTFILE_PATH", "/x/y.txt", "--textfile (CC_TEXTFILE_PATH) is '/x/y.txt'; node_exporter reads only"),
-        ("CHINACACHE_CHANNEL_IDS", " , ", "--channels (CHINACACHE_CHANNEL_IDS) holds no channel"),
-        ("CHINACACHE_CHANNEL_IDS", "1,2 3", "holds '2 3', which is no channel id: ids have no blanks in them"),
-        (
-            "CC_TEXTFILE_CONCURRENCY",
-            "0",
-            "--concurrency (CC_TEXTFILE_CONCURRENCY) is '0'; give a whole number from 1 to 1000",
-        ),
-        ("CC_TEXTFILE_CONCURRENCY", "100000", "from 1 to 1000"),
-        ("CC_TEXTFILE_SHARD", "0/3", "--shard (CC_TEXTFILE_SHARD) is '0/3'; give I/N"),
+        ("CHINACACHE_INTERVAL", "0s", "--interval (CHINACACHE_INTERVAL): '0s' is not a duration from 1ms to 8784h"),
+        ("CHINACACHE_INTERVAL", "5", "'5' is not a duration"),
+        ("CHINACACHE_INTERVAL", "5mm", "'5mm' is not a duration"),
+        ("CHINACACHE_INTERVAL", "1d", "'1d' is not a duration"),
+        ("CHINACACHE_INTERVAL", "1.2.3s", "'1.2.3s' is not a duration"),
+        ("CHINACACHE_INTERVAL", "9" * 30 + "h", "h' is not a duration"),
+        ("CC_TEXTFILE_TIMEOUT", "soon", "--timeout (CC_TEXTFILE_TIMEOUT): 'soon' is not a duration"),
+        ("CC_TEXTFILE_SETTLE", "-1s", "--settle (CC_TEXTFILE_SETTLE): '-1s' is not a duration from 0s to 24h"),
+        ("CC_TEXTFILE_SETTLE", "24h1s", "from 0s to 24h"),
+        ("CC_TEXTFILE_DAY_SETTLE", "25h", "--day-settle (CC_TEXTFILE_DAY_SETTLE): '25h' is not"),
+        ("CC_TEXTFILE_CATCH_UP", "23h", "--catch-up (CC_TEXTFILE_CATCH_UP): '23h' is not a duration from 24h to"),
+        ("QUERYTIME", "0", "--querytime (QUERYTIME): '0' is not a whole number from 1 to 527040"),
+        ("CC_TEXTFILE_CONCURRENCY", "1001", "'1001' is not a whole number from 1 to 1000"),
+        ("CC_TEXTFILE_GAUGES", "maybe", "--gauges/--no-gauges (CC_TEXTFILE_GAUGES): 'maybe' is not true or false"),
+        ("CC_TEXTFILE_GAUGES", "false", "there is nothing to export; give --ledger (CC_TEXTFILE_LEDGER) as well"),
+        ("CC_TEXTFILE_LEDGER", "/proc/self", "/proc/self is a folder; give the path of a file in it"),
+        ("CC_TEXTFILE_LEDGER", "/nowhere/l", "/nowhere is not a folder; make it, or give another path"),
+        ("CC_TEXTFILE_PATH", "/x/y.txt", "--textfile (CC_TEXTFILE_PATH): /x/y.txt is not a .prom file"),
+        ("CC_TEXTFILE_METHODS", "isp,host", "'isp,host' is not one or more of hit_rate, isp, region, http_code"),
+        ("CC_TEXTFILE_METHODS", ",", "',' is not one or more of"),
+        ("CC_TEXTFILE_SHARD", "0/3", "--shard (CC_TEXTFILE_SHARD): '0/3' is not I/N"),
         ("CC_TEXTFILE_SHARD", "4/3", "with I from 1 to N"),
-        ("CC_TEXTFILE_SHARD", "1", "is '1'; give I/N"),
-        ("CC_TEXTFILE_SHARD", "a/b", "is 'a/b'; give I/N"),
-        ("CC_TEXTFILE_TIMEOUT", "soon", "--timeout (CC_TEXTFILE_TIMEOUT) is 'soon'"),
-        ("CC_TEXTFILE_DEADLINE", "1w2", "--deadline (CC_TEXTFILE_DEADLINE) is '1w2'"),
-        ("CC_TEXTFILE_PUSHGATEWAY_MODE", "never", "is 'never'; give one of fallback, always"),
-        ("CC_TEXTFILE_LOG_LEVEL", "loud", "is 'loud'; give one of debug, info, warning, error"),
-        ("CC_TEXTFILE_LOG_FORMAT", "xml", "is 'xml'; give one of text, json"),
-        ("CHINACACHE_URL", "portal", "--portal-url (CHINACACHE_URL) is not an address such as https://host:444"),
-        ("CHINACACHE_URL", "https://host:99999", "is not an address"),
-        ("CHINACACHE_URL", "https://me:secret@host", "holds a user or a password"),
-        *(
-            ("PUSHGATEWAY", address, "--pushgateway (PUSHGATEWAY) is not an address such as https://host:444")
-            for address in (
-                "http://",
-                "ftp://host",
-                "htp://host:9091",
-                "http:/host:9091",
-                "https//host:9091",
-                "unix:///run/gateway",
-            )
+        ("CC_TEXTFILE_LOG_LEVEL", "loud", "'loud' is not one of 'debug', 'info', 'warning', 'error'"),
+        ("CHINACACHE_CHANNEL_IDS", " , ", "--channels (CHINACACHE_CHANNEL_IDS): no channel"),
+        ("CHINACACHE_CHANNEL_IDS", "a\x07b", "is not a channel id"),
+        ("CHINACACHE_USER", "\udcff", "--user (CHINACACHE_USER): blank, or not UTF-8"),
+        ("CHINACACHE_USER", " ", "--user (CHINACACHE_USER): blank, or not UTF-8"),
+        (
+            "CHINACACHE_CA_FILE",
+            "/nowhere/ca",
+            "--ca-file (CHINACACHE_CA_FILE): /nowhere/ca cannot be read: No such file",
         ),
-        ("CHINACACHE_CA_FILE", "/nowhere/ca.pem", "/nowhere/ca.pem, which cannot be read: No such file"),
-        ("CHINACACHE_CA_FILE", __file__, "which holds no certificates in PEM"),
-        ("CHINACACHE_USER", "\udcff", "--user (CHINACACHE_USER) is not UTF-8"),
-        ("CHINACACHE_CHANNEL_IDS", "a\x07b", "which is no channel id"),
-        ("CHINACACHE_INTERVAL", "5mm", "is '5mm'; give a duration"),
-        ("CHINACACHE_INTERVAL", "1d", "is '1d'; give a duration"),
-        ("CHINACACHE_INTERVAL", "1.2.3s", "is '1.2.3s'; give a duration"),
-        ("CHINACACHE_USER", " ", "--user (CHINACACHE_USER) is blank"),
-        ("PUSHGATEWAY", "http://u:12/secret@host:9091", "percent-encoded, / as %2F"),
+        ("CHINACACHE_CA_FILE", __file__, f"{__file__} has no certificates (PEM) in it"),
+        (
+            "CHINACACHE_URL",
+            "https://me:hidden@host",
+            "--portal-url (CHINACACHE_URL): a user or a password in the address",
+        ),
+        *(
+            (variable, address, "not an address such as https://host:444")
+            for variable, address in [
+                ("CHINACACHE_URL", "portal"),
+                ("CHINACACHE_URL", "https://host:99999"),
+                ("CHINACACHE_URL", "https://host/?password=hidden"),
+                ("PUSHGATEWAY", "http://[::1"),
+                ("PUSHGATEWAY", "http:/host:9091"),
+                ("PUSHGATEWAY", "ftp://u:hidden@host"),
+                ("PUSHGATEWAY", "https//host:9091"),
+                ("PUSHGATEWAY", "http://ho st"),
+                ("PUSHGATEWAY", "http://u:12/hidden@host:9091"),
+            ]
+        ),
     ],
 )
-def test_a_bad_value_names_flag_variable_and_what_would_be_right(variable: str, value: str, said: str) -> None:
-    """An operator reads from the fault what to change, and how."""
-    (fault,) = faults({**GOOD, variable: value})
-    assert said in fault
+def test_a_bad_value_names_flag_and_variable_and_what_would_be_right(variable: str, value: str, fault: str) -> None:
+    """An operator reads what to change, and how; an address is never shown, as it may hold a password."""
+    (found,) = faults(**{variable: value})
+    assert fault in found
+    assert "hidden" not in found
+    assert not found.endswith(".")
 
 
-def test_two_sources_of_a_kind_are_a_fault(tmp_path: Path) -> None:
-    """Two variables for one setting: which of them is meant is not for the program to guess."""
-    file = tmp_path / "f"
-    file.write_text("1\n")
-    both = {**GOOD, "CHINACACHE_PASS_FILE": str(file), "CHINACACHE_CHANNEL_IDS_FILE": str(file)}
-    assert [fault.split(" are ")[0] for fault in faults(both)] == [
-        "CHINACACHE_PASS and --password-file (CHINACACHE_PASS_FILE)",
-        "--channels (CHINACACHE_CHANNEL_IDS) and --channels-file (CHINACACHE_CHANNEL_IDS_FILE)",
-    ]
+def test_a_delay_as_long_as_the_catch_up_counts_nothing() -> None:
+    """A window would be given up before its numbers are taken to be complete."""
+    (found,) = faults("--settle", "24h", "--catch-up", "24h")
+    assert found.startswith("--settle (CC_TEXTFILE_SETTLE) is not below --catch-up (CC_TEXTFILE_CATCH_UP)")
+    assert load("--settle", "24h", "--catch-up", "25h").settle == 24 * 3600
+
+
+@pytest.mark.parametrize("flag", ["--password-file", "--channels-file", "--ca-file"])
+def test_a_fifo_holds_up_nothing(tmp_path: Path, flag: str) -> None:
+    """Only regular files are read: a FIFO that nobody writes to would stop a start or a SIGHUP for ever."""
+    file = tmp_path / "file"
+    os.mkfifo(file)
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.extend(faults(flag, str(file))), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert [f"{file} is not a regular file" in fault for fault in found] == [True]
 
 
 @pytest.mark.parametrize(
-    ("flag", "content", "said"),
+    ("flag", "content", "fault"),
     [
-        ("password_file", b"", "which is empty"),
-        ("password_file", b"\n", "which is empty"),
-        ("password_file", b"\xff\n", "which is not UTF-8"),
-        ("password_file", None, "which cannot be read: No such file or directory"),
-        ("channels_file", None, "which cannot be read: No such file or directory"),
-        ("channels_file", b"# none\n", "which holds no channel"),
-        ("channels_file", b"10 20\n", "which holds '10 20', which is no channel id"),
-        ("channels_file", b"\xff", "which is not UTF-8"),
+        ("--password-file", b"\n", "is empty"),
+        ("--password-file", b"\xff\n", "cannot be read: it is not UTF-8"),
+        ("--channels-file", None, "cannot be read: No such file or directory"),
+        ("--channels-file", b"# none\n", "has no channel in it"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, flag: str, content: bytes | None, said: str) -> None:
-    """The fault names the file, and what is wrong with it, and nothing of what is in a password file."""
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, flag: str, content: bytes | None, fault: str) -> None:
+    """The fault names the file and what is wrong with it."""
     file = tmp_path / "file"
     if content is not None:
         file.write_bytes(content)
-    (fault,) = faults(GOOD, **{flag: str(file)})
-    assert f"names {file}, {said}" in fault
+    (found,) = faults(flag, str(file))
+    assert f"{file} {fault}" in found
 
 
-def test_a_file_of_somebody_else_is_named(tmp_path: Path, portal: DemoPortal) -> None:
-    """A password file that this user may not read ends the run with 2 before a request is made."""
-    needs_root()
-    file = tmp_path / "password"
-    file.write_text("x")
-    file.chmod(0o600)
-    os.chown(file, NOBODY, NOBODY)
-    env = {**account(portal), "CC_TEXTFILE_PATH": "/x.prom", "CHINACACHE_PASS_FILE": str(file)}
-    del env["CHINACACHE_PASS"]
-    done = run("run", env=env, before=POWERLESS)
-    assert done.returncode == 2
-    assert f"names {file}, which cannot be read: Permission denied" in done.stderr
-    assert portal.requests == 0
+@pytest.mark.parametrize("password", ["hunter2", "/hunter2", "a/hunter2/b", f"hunter2{'x' * 300}"])
+def test_a_password_in_the_place_of_its_file_is_not_shown(password: str) -> None:
+    """Only the path of a file that exists is shown: anything else may be the password itself."""
+    (found,) = faults(CHINACACHE_PASS="", CHINACACHE_PASS_FILE=password)
+    assert "no file can be found there; give the path of a file" in found
+    assert "hunter2" not in found
 
 
-def test_every_fault_is_said_at_once_and_nothing_is_done(tmp_path: Path, portal: DemoPortal) -> None:
-    """Exit 2 with all the faults; no request is made, no file touched."""
-    textfile = tmp_path / "out.prom"
-    textfile.write_text("old\n")
-    env = environment(CHINACACHE_URL=portal.url, CHINACACHE_INTERVAL="5", QUERYTIME="0", CC_TEXTFILE_CONCURRENCY="x")
-    done = run("run", "--textfile", str(textfile), env=env)
-    assert done.returncode == 2
-    for name in (
-        "CHINACACHE_INTERVAL",
-        "QUERYTIME",
-        "CONCURRENCY",
-        "CHINACACHE_USER",
-        "CHINACACHE_PASS",
-        "CHANNEL_IDS",
-    ):
-        assert name in done.stderr
-    assert "nothing was polled" in done.stderr
-    assert portal.requests == 0
-    assert textfile.read_text() == "old\n"
+def test_a_flag_overrides_a_variable_and_two_of_a_kind_are_a_fault(tmp_path: Path) -> None:
+    """What is overridden is not read; which of two variables, or of two flags, is meant is not guessed."""
+    file = tmp_path / "file"
+    file.write_text("7\n")
+    assert load("--channels-file", str(file), CHINACACHE_CHANNEL_IDS="1 2").channels == ("7",)
+    nowhere = {"CHINACACHE_CHANNEL_IDS": "", "CHINACACHE_CHANNEL_IDS_FILE": "/nowhere"}
+    assert load("--channels", "7", **nowhere).channels == ("7",)
+    assert faults(CHINACACHE_PASS_FILE=str(file), CHINACACHE_CHANNEL_IDS_FILE=str(file)) == tuple(
+        f"{called(name)} and {called(f'{name}_file')} are both set; give one of them"
+        for name in ("password", "channels")
+    )
+    assert "are both set" in faults("--channels", "1", "--channels-file", str(file))[0]
 
 
-def test_no_output_at_all_is_a_fault() -> None:
-    """A poll whose numbers go nowhere is not what anybody means."""
-    (fault,) = faults({k: v for k, v in GOOD.items() if k != "CC_TEXTFILE_PATH"})
-    assert fault.startswith("no output is set; give --textfile (CC_TEXTFILE_PATH)")
+def test_all_faults_are_reported_together() -> None:
+    """Wrong and missing settings, each once."""
+    with pytest.raises(SettingsError) as caught:
+        load_from({"QUERYTIME": "0", "CC_TEXTFILE_SETTLE": "x"}, "--interval", "5")
+    assert [fault.split(" (")[0] for fault in caught.value.faults] == [
+        "--interval",
+        "--querytime",
+        "--settle",
+        "--user",
+        "CHINACACHE_PASS or --password-file",
+        "--channels",
+        "no output is set; give --textfile",
+    ]
 
 
-def test_an_empty_variable_is_an_unset_one() -> None:
-    """`QUERYTIME=` in a file of settings means the default."""
-    settings = Settings.load({}, {**GOOD, "QUERYTIME": "", "PUSHGATEWAY": ""})
-    assert (settings.querytime, settings.pushgateway) == (5, None)
+def test_settings_can_be_loaded_again(tmp_path: Path) -> None:
+    """At SIGHUP, the same command line is read with files and variables as they are then."""
+    file = tmp_path / "channels"
+    file.write_text("1\n")
+    with mock.patch.dict(os.environ, GOOD | {"CHINACACHE_CHANNEL_IDS": ""}, clear=True):
+        again, _ = command.main(["--channels-file", str(file), "--querytime", "9"], standalone_mode=False)
+        assert again().channels == ("1",)
+        file.write_text("2\n")
+        os.environ["CHINACACHE_PASS"] = "new"
+        assert (again().channels, again().password, again().querytime) == (("2",), "new", 9)
+        file.unlink()
+        with pytest.raises(SettingsError, match="No such file"):
+            again()
 
 
-def test_shards_share_the_channels_out() -> None:
-    """No channel in two shards or in none; of ten shards none has more than 1.3 times the average."""
-    channels = [str(100000 + n) for n in range(10_000)]
-    shares = [[c for c in channels if Shard(n, 10).has(c)] for n in range(1, 11)]
-    assert sorted(itertools.chain.from_iterable(shares)) == channels
-    assert max(map(len, shares)) <= 1300
-
-
-def test_an_address_in_capitals_is_the_same_address() -> None:
-    """`HTTPS` is https: what depends on TLS, such as --ca-file, depends on it too."""
-    environ = {**GOOD, "CHINACACHE_URL": "HTTPS://Portal:444", "PUSHGATEWAY": "HTTP://host:9091"}
-    settings = Settings.load({}, environ)
-    assert (settings.portal_url, settings.pushgateway) == ("https://Portal:444", "http://host:9091")
-
-
-def test_a_password_in_place_of_its_file_is_not_repeated() -> None:
-    """Who gives the password itself as the name of its file reads of it in the fault, and not the password."""
-    environ = {k: v for k, v in GOOD.items() if k != "CHINACACHE_PASS"}
-    (fault,) = faults({**environ, "CHINACACHE_PASS_FILE": "hunter2-secret"})
-    assert fault.endswith("names a file without a folder, which cannot be read: No such file or directory")
+@ANY_SPEED
+@given(st.integers(1, 50), st.text())
+def test_each_channel_is_in_one_shard(total: int, channel: str) -> None:
+    """No channel is requested by two hosts, or by none."""
+    assert sum(Shard(number, total).has(channel) for number in range(1, total + 1)) == 1
 
 
 @pytest.mark.parametrize(("channel", "number"), [("100201", 6), ("47", 1), ("频道", 1)])
 def test_a_shard_is_the_same_on_every_host(channel: str, number: int) -> None:
-    """The share of a channel is fixed for ever: another one would move it to another host, and its history with it."""
+    """The shard of a channel never changes: another one would move it, and its history, to another host."""
     assert [n for n in range(1, 8) if Shard(n, 7).has(channel)] == [number]
 
 
-def test_a_shard_without_channels_is_a_fault() -> None:
+def test_a_shard_has_its_own_channels_and_labels_only(tmp_path: Path) -> None:
     """A host that would poll nothing, and look healthy, is told so."""
-    mine = next(n for n in (1, 2) if Shard(n, 2).has("1001"))
-    settings = Settings.load({"channels": "1001", "shard": f"{mine}/2"}, GOOD)
-    assert settings.channels == ("1001",)
-    (fault,) = faults(GOOD, channels="1001", shard=f"{3 - mine}/2")
-    assert "has none of the 1 channels; use fewer shards" in fault
+    file = tmp_path / "channels"
+    file.write_text("".join(f"{n} team=t{n}\n" for n in range(20)))
+    settings = load("--channels-file", str(file), "--shard", "2/4")
+    mine = [str(n) for n in range(20) if Shard(2, 4).has(str(n))]
+    assert (str(settings.shard), [*settings.channels], [*settings.channel_labels]) == ("2/4", mine, mine)
+    other = next(n for n in (1, 2) if not Shard(n, 2).has("1001"))
+    (fault,) = faults("--channels", "1001", "--shard", f"{other}/2")
+    assert fault == f"--shard (CC_TEXTFILE_SHARD): none of the channels is in shard {other}/2; use fewer shards"
 
 
-def test_an_option_for_each_setting_and_no_flag_for_the_password() -> None:
-    """The password has no flag, since a flag shows in the process list; every other setting has one."""
-    assert [setting.name for setting in SETTINGS if setting.flag is None] == ["password"]
-
-
-@given(
-    st.dictionaries(st.sampled_from([s.variable for s in SETTINGS]), st.text(string.printable + "é\udcff", min_size=1))
+@pytest.mark.parametrize(
+    ("variable", "near"),
+    [
+        ("CC_TEXTFILE_TIMOUT", "; is CC_TEXTFILE_TIMEOUT meant?"),
+        ("CC_TEXTFILE_INTERVAL", "; is CHINACACHE_INTERVAL meant?"),
+        ("CHINACACHE_PASSWORD", "; is CHINACACHE_PASS meant?"),
+        ("CC_TEXTFILE_XYZ", ""),
+    ],
 )
-def test_whatever_is_written_settings_or_faults_come_of_it(environ: dict[str, str]) -> None:
-    """No value of any variable makes anything but settings or faults, and no fault repeats the password."""
+def test_an_unknown_variable_is_a_note(variable: str, near: str) -> None:
+    """A misspelt variable is not ignored in silence; its value is not shown, as it may be a password."""
+    assert load(**{variable: "hidden"}).notes == (f"variable {variable} is unknown, and ignored{near}",)
+
+
+def test_a_password_in_a_flag_is_a_note() -> None:
+    """The process list shows it; the note does not."""
+    (note,) = load("--pushgateway", "http://u:hidden@host").notes
+    assert note.startswith("--pushgateway has a password in it")
+    assert "hidden" not in note
+    assert not load(PUSHGATEWAY="http://u:hidden@host").notes
+
+
+def test_other_options_stand_beside_the_settings() -> None:
+    """A command has options of its own, and click reports what is wrong with the command line itself."""
+    assert command.main(["--json", "--user", "you"], standalone_mode=False)[1] is True
+    for wrong in (["--password", "hidden"], ["--user"], ["more"]):
+        result = CliRunner().invoke(command, wrong)
+        assert (result.exit_code, "Error: " in result.output, "hidden" in result.output) == (2, True, False)
+
+
+def test_help_names_every_flag_variable_and_default() -> None:
+    """The password has no flag, since the process list would show it; its variable is named all the same."""
+    text = CliRunner().invoke(command, ["--help"], terminal_width=1000, max_content_width=1000).output
+    assert [setting.name for setting in SETTINGS if not setting.flag] == ["password"]
+    for setting in SETTINGS:
+        assert setting.variable in text
+        assert setting.flag.replace("/", " / ") in text
+        default = setting.default if isinstance(setting.default, str) else ""
+        assert f"[env var: {setting.variable}; default: {default}" in text or not default
+    assert called("textfile") == "--textfile (CC_TEXTFILE_PATH)"
+
+
+def test_a_shell_completes_paths_and_choices() -> None:
+    """Bash asks the program what can stand after a flag."""
+    complete = BashComplete(command, {}, "command", "_COMPLETE")
+    assert [item.type for item in complete.get_completions(["--textfile"], "/x")] == ["file"]
+    assert [item.value for item in complete.get_completions(["--log-format"], "")] == ["text", "json"]
+    assert [item.value for item in complete.get_completions([], "--pass")] == ["--password-file"]
+
+
+TEXT = st.text(string.printable + "é\udcff", min_size=1)
+
+
+@ANY_SPEED
+@given(st.dictionaries(st.sampled_from([setting.variable for setting in SETTINGS]), TEXT))
+def test_whatever_is_written_becomes_settings_or_faults(environ: dict[str, str]) -> None:
+    """No text of any variable makes anything else."""
     try:
-        settings = Settings.load({}, environ)
+        settings = load_from(environ)
     except SettingsError as error:
-        assert error.faults  # noqa: PT017 # either outcome is right, and each has its own claim
+        assert error.faults  # noqa: PT017 # either outcome is right
     else:
         assert settings.channels
-        assert settings.timeout > 0
 
 
-@given(st.integers(1, 8784 * 3600))
-def test_seconds_read_back(seconds: int) -> None:
-    """Any whole number of seconds, up to the most, is a duration."""
-    assert values.seconds(f"{seconds}s") == seconds
+@ANY_SPEED
+@given(st.integers(0, 8783), st.integers(0, 59), st.integers(1, 59_999))
+def test_a_duration_reads_back(hours: int, minutes: int, milliseconds: int) -> None:
+    """Any duration as Go writes it has its seconds."""
+    seconds = milliseconds / 1000
+    expected = pytest.approx(hours * 3600 + minutes * 60 + seconds)
+    assert load("--interval", f"{hours}h{minutes}m{seconds}s").interval == expected
+
+
+@ANY_SPEED
+@given(TEXT | st.text("0123456789.+-hmsuµn ", min_size=1))
+def test_any_text_is_a_duration_within_its_limits_or_a_fault(text: str) -> None:
+    """Nothing becomes a poll without a pause, or one that never comes."""
+    try:
+        assert 0.001 <= (load(CHINACACHE_INTERVAL=text).interval or 0) <= 8784 * 3600
+    except SettingsError as error:
+        assert len(error.faults) == 1  # noqa: PT017 # either outcome is right

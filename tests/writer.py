@@ -1,6 +1,6 @@
 """A process that does nothing but write a text file, for tests that kill it.
 
-`python -m tests.writer FILE` says that it is ready, waits for a line, writes one generation, and ends.
+`python -m tests.writer FILE` tells that it is ready, waits for a line, writes one generation, and ends.
 """
 
 import sys
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cc_textfile.output import Textfile
+from cc_textfile.output.textfile import Textfile
 
 SERIES = 300
 
@@ -30,21 +30,21 @@ class Generation(Collector):
         yield family
 
 
-def write(textfile: Textfile, number: int) -> None:
-    """Write one generation."""
+def generation(number: int) -> CollectorRegistry:
+    """Return the registry of a generation."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Generation(number))
-    textfile.deliver(registry)
+    return registry
 
 
 def main() -> None:
     """Write when told."""
     textfile = Textfile(Path(sys.argv[1]))
-    with textfile.held():
+    with textfile.locked():
         sys.stderr.write("ready\n")
         sys.stderr.flush()
         sys.stdin.readline()
-        write(textfile, 2)
+        textfile.deliver(generation(2))
 
 
 if __name__ == "__main__":

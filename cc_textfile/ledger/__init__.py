@@ -1,0 +1,537 @@
+"""The ledger: which time has been counted for each channel, and what it came to; kept in an SQLite file.
+
+`plan` says what to request next, `record` counts the responses. Times are whole seconds since the epoch here, on a grid
+of 5-minute steps; a day is a day of UTC+8, named by its first second. What always holds:
+
+- One poll is one transaction. `plan` begins it and takes the lock, `record` ends it: what is written follows from what
+  was read, nobody writes in between, and a crash leaves the state before the poll or the state after it.
+- The time before `settled_end` was counted once, or is in `lost_seconds`. `settled_end` moves only in the transaction
+  that counts the time it passes, and one move does not cross midnight.
+- A sum changes only together with the figure of a day, and by as much. So a sum is always what all days hold, those
+  that are no longer kept included, and to count a day again replaces its figure instead of adding to it.
+- What is shown of a sum is 0 at first, and from the next poll on the largest value that the sum had. It never falls.
+- "Now" is the host's clock or the portal's, whichever is earlier. Without a response no channel begins, no time is
+  skipped, and nothing is deleted.
+
+A day is closed method by method, so that a method that fails holds up no other. The table `closes` lists what is still
+to be requested; of each channel and method a poll requests the oldest day only.
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from cc_textfile.ledger.file import Day, create, days, explained, has_ledger, moment, opened_for_poll
+from cc_textfile.portal.responses import HitRate, HttpCode, Isp, Method, Region, Request, Response, Share
+from cc_textfile.portal.window import Window
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["ChannelTotals", "ClosedDay", "Day", "Ledger", "Totals", "days"]
+
+STEP = 300
+DAYS_KEPT = 92
+
+_DAY = 86_400
+_UTC_OFFSET = 28_800
+_MAX_EXACT = 2.0**53
+_FIGURES = ("traffic", "hits", "misses")
+_TIMES = ("started", "first_code_day", "settled_end", "settled_seconds", "lost_seconds")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedDay:
+    """The last day that was closed; what the portal has not answered for this day is None or empty."""
+
+    end: datetime
+    traffic_bytes: int | None
+    isps: tuple[Share, ...]
+    provinces: tuple[Share, ...]
+    countries: tuple[Share, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelTotals:
+    """What is exported of one channel after a poll; what is None or missing has no series."""
+
+    settled_end: datetime
+    settled_seconds: int
+    lost_seconds: int
+    traffic_bytes: int | None
+    overcounted_bytes: int | None
+    requests: Mapping[str, int]
+    responses: Mapping[str, int]
+    code_traffic_ratio: Mapping[str, float]
+    day: ClosedDay | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is exported after a poll; a channel that has not begun is missing."""
+
+    created: datetime
+    channels: Mapping[str, ChannelTotals]
+
+
+@dataclass(slots=True)
+class _Counter:
+    sum: int = 0
+    shown: int | None = None
+
+    def show(self) -> int:
+        """Return the value to export: 0 the first time, so that `increase()` sees the first step."""
+        self.shown = 0 if self.shown is None else max(self.shown, self.sum)
+        return self.shown
+
+    def pair(self) -> tuple[int, int | None]:
+        return self.sum, self.shown
+
+
+@dataclass(slots=True)
+class _Channel:
+    started: int
+    first_code_day: int
+    settled_end: int
+    settled_seconds: int = 0
+    lost_seconds: int = 0
+    figures: dict[str, _Counter] = field(default_factory=lambda: {figure: _Counter() for figure in _FIGURES})
+    codes: dict[str, _Counter] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Day:
+    seconds: int = 0
+    figures: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(_FIGURES))
+    codes: dict[str, int] = field(default_factory=dict)
+    baseline: dict[str, int | None] | None = None
+
+
+class _Stretch(NamedTuple):
+    """Time that is to be counted, and the requests that all have to be answered for it."""
+
+    start: int
+    end: int
+    requests: tuple[Request, ...]
+
+
+class _Close(NamedTuple):
+    day: int
+    request: Request
+
+
+class _Responses:
+    """The responses of a poll, and what time it was."""
+
+    def __init__(self, responses: Mapping[Request, Response], now: datetime) -> None:
+        self.all = responses
+        self._host = now.timestamp()
+        dates = [response.date for response in responses.values() if response.date]
+        self.now = min(self._host, max(dates).timestamp()) if dates else self._host
+        self.clock_ahead = math.ceil(self._host - self.now)
+        self.asked_too_early = False
+
+    def get(self, request: Request, *, since: int) -> Response | None:
+        """Return the response to a request, or None if there is none or it was given before the time `since`."""
+        response = self.all.get(request)
+        if response is None:
+            return None
+        if min(self._host, response.date.timestamp() if response.date else self._host) >= since:
+            return response
+        self.asked_too_early = True
+        return None
+
+
+class Ledger:
+    """The ledger in one poll, a context manager: `plan`, then `record`. Closed without `record` it changes nothing."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        channels: Sequence[str],
+        methods: Iterable[Method],
+        settle: timedelta,
+        day_settle: timedelta,
+        catch_up: timedelta,
+    ) -> None:
+        self._path = path
+        self._names = tuple(channels)
+        self._methods = frozenset(methods)
+        self._settle, self._day_settle, self._catch_up = (
+            int(delay.total_seconds()) for delay in (settle, day_settle, catch_up)
+        )
+        self._cleanup = ExitStack()
+        self._db: sqlite3.Connection
+        self._is_new = False
+        self._created = 0
+        self._clock_ahead = 0
+        self._channels: dict[str, _Channel] = {}
+        self._days: dict[tuple[int, str], _Day] = {}
+        self._stretches: dict[str, _Stretch] = {}
+        self._code_requests: dict[str, Request] = {}
+        self._closes: list[_Close] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._cleanup.close()
+
+    def plan(self, now: datetime) -> list[Request]:
+        """Lock the ledger and return the requests that it wants, in order of importance; raises `LedgerError`.
+
+        The channel that is furthest behind comes first, so that it is not always the same one that gets no time.
+        """
+        with explained(self._path):
+            self._open(now)
+            time = now.timestamp() - self._clock_ahead
+            if Method.HTTP_CODE in self._methods:
+                today = _window(_midnight(time), _midnight(time) + _DAY)
+                self._code_requests = {name: Request(name, Method.HTTP_CODE, today) for name in self._names}
+            if not self._is_new:
+                self._load()
+                self._plan_stretches(time)
+                self._plan_closes(time)
+        wanted: dict[Request, None] = {}
+        for name in [*self._stretches, *(name for name in self._names if name not in self._stretches)]:
+            requests = self._stretches[name].requests if name in self._stretches else ()
+            codes = self._code_requests.get(name)
+            wanted.update(dict.fromkeys((*requests, codes) if codes else requests))
+        return [*wanted, *(close.request for close in self._closes)]
+
+    def record(self, responses: Mapping[Request, Response], now: datetime) -> Totals:
+        """Count what was answered, commit, and return what is to be exported; raises `LedgerError`."""
+        poll = _Responses(responses, now)
+        with explained(self._path):
+            if responses or not (self._stretches or self._code_requests or self._closes):
+                self._begin_channels(poll.now)
+            if responses:
+                self._skip(poll.now)
+            finished = self._count_stretches(poll)
+            ratios = self._count_codes(poll)
+            closed = self._close_days(poll)
+            # With a clock that is ahead every poll would ask too early: the next one asks by the portal's clock.
+            self._clock_ahead = poll.clock_ahead if poll.asked_too_early else min(self._clock_ahead, poll.clock_ahead)
+            if self._is_new:
+                create(self._db, self._created)
+            self._write_days(finished, closed)
+            if responses:
+                self._delete_old(poll.now)
+            totals = self._totals(ratios)
+            self._write_channels()
+            self._db.execute("COMMIT")
+            self._db.close()
+        self._cleanup.pop_all()
+        return totals
+
+    def _open(self, now: datetime) -> None:
+        existed = os.path.lexists(self._path)
+        self._db = self._cleanup.enter_context(opened_for_poll(self._path))
+        self._is_new = not has_ledger(self._db, self._path)
+        if not self._is_new:
+            self._created, self._clock_ahead = self._db.execute("SELECT created, clock_ahead FROM ledger").fetchone()
+            return
+        self._created = int(now.timestamp())
+        if not existed:
+            self._cleanup.callback(self._path.unlink, missing_ok=True)
+
+    def _load(self) -> None:
+        names = frozenset(self._names)
+        for name, *times, figures, codes in self._db.execute("SELECT * FROM channels"):
+            if name in names:
+                self._channels[name] = _Channel(*times, *map(_counters, (figures, codes)))
+
+    def _plan_stretches(self, time: float) -> None:
+        asked = [method for method in (Method.HIT_RATE, Method.ISP) if method in self._methods]
+        latest, limit = self._latest_settled(time), self._limit(time)
+        for name, channel in sorted(self._channels.items(), key=lambda item: item[1].settled_end):
+            start = max(channel.settled_end, limit)
+            end = min(latest, _midnight(start) + _DAY)
+            if end <= start:
+                continue
+            requests = [Request(name, method, _window(start, end)) for method in asked]
+            if not requests and name in self._code_requests:
+                requests = [self._code_requests[name]]  # the position follows what is asked
+            self._stretches[name] = _Stretch(start, end, tuple(requests))
+
+    def _plan_closes(self, time: float) -> None:
+        oldest: dict[tuple[str, str], int] = {}
+        for day, name, method in self._db.execute("SELECT day, channel, method FROM closes ORDER BY day"):
+            if name in self._channels and method in self._methods and day + _DAY + self._day_settle <= time:
+                oldest.setdefault((name, method), day)
+        for (name, method), day in oldest.items():
+            # Status codes have whole days only.
+            start = day if method == Method.HTTP_CODE else max(day, self._channels[name].started)
+            self._closes.append(_Close(day, Request(name, Method(method), _window(start, day + _DAY))))
+
+    def _latest_settled(self, time: float) -> int:
+        return int(time - self._settle) // STEP * STEP
+
+    def _limit(self, time: float) -> int:
+        return math.ceil((time - self._catch_up) / STEP) * STEP
+
+    def _begin_channels(self, now: float) -> None:
+        start = self._latest_settled(now)
+        for name in self._names:
+            if name not in self._channels:
+                self._channels[name] = _Channel(start, _midnight(now), start)
+
+    def _skip(self, now: float) -> None:
+        """Move the positions that are older than the limit."""
+        skipped: dict[str, int] = {}
+        for name, stretch in self._stretches.items():
+            channel = self._channels[name]
+            if channel.settled_end < stretch.start <= self._limit(now):
+                skipped[name] = stretch.start - channel.settled_end
+                channel.lost_seconds += skipped[name]
+                channel.settled_end = stretch.start
+        if skipped:
+            log.warning(
+                "%d seconds of %d channels (%s first) are older than --catch-up: they are skipped and not counted",
+                sum(skipped.values()),
+                len(skipped),
+                next(iter(skipped)),
+            )
+
+    def _count_stretches(self, poll: _Responses) -> list[tuple[int, str, Method]]:
+        """Count the stretches that were answered; return day, channel and method of the day closes that follow."""
+        finished: list[tuple[int, str, Method]] = []
+        for name, (start, end, requests) in self._stretches.items():
+            channel = self._channels[name]
+            found = [_figures(poll.get(request, since=end + self._settle)) for request in requests]
+            if start != channel.settled_end or None in found or poll.now < end + self._settle:
+                continue
+            day = self._day(_midnight(start), name)
+            for figure, value in (item for figures in found if figures for item in figures.items()):
+                _replace(channel, day, figure, (day.figures[figure] or 0) + value)
+            day.seconds += end - start
+            channel.settled_seconds += end - start
+            channel.settled_end = end
+            if end == _midnight(end):
+                finished += self._day_closes(end - _DAY, name, channel)
+        return finished
+
+    def _day_closes(self, day: int, name: str, channel: _Channel) -> Iterator[tuple[int, str, Method]]:
+        for method in self._methods:
+            # A first day has no rows, and nothing but rows is of use in a response of `region`.
+            first = {Method.REGION: channel.started, Method.HTTP_CODE: channel.first_code_day}.get(method, day)
+            if first <= day:
+                yield day, name, method
+
+    def _count_codes(self, poll: _Responses) -> dict[str, dict[str, float]]:
+        """Record the day's counts so far; return each code's share of the traffic, by channel."""
+        ratios = {}
+        for name, request in self._code_requests.items():
+            day = int(request.window.start.timestamp())
+            response = poll.get(request, since=day)
+            if not isinstance(response, HttpCode):
+                continue
+            percents = _added((row.code, row.flux_percent) for row in response.codes)
+            ratios[name] = {code: percent / 100 for code, percent in percents.items() if percent is not None}
+            channel = self._channels[name]
+            # A clock that is behind asks for a day that is counted to its end, or for one before the first.
+            if channel.first_code_day <= day and channel.settled_end < day + _DAY:
+                self._replace_codes(channel, day, name, response)
+        return ratios
+
+    def _replace_codes(self, channel: _Channel, day: int, name: str, response: HttpCode) -> None:
+        recorded = self._day(day, name)
+        counts = _added((row.code, row.requests) for row in response.codes)
+        if day == channel.first_code_day and recorded.baseline is None:
+            recorded.baseline = {code: _count(count) for code, count in counts.items()}
+        baseline = recorded.baseline or {}
+        for code in dict.fromkeys((*counts, *recorded.codes)):
+            count = _count(counts.get(code, 0.0))
+            if count is None:
+                continue  # It cannot be read: what was recorded stays.
+            before = baseline.get(code, 0)
+            if before is None:  # It could not be read when the channel was new.
+                before = baseline[code] = count
+            new = max(0, count - before)
+            channel.codes.setdefault(code, _Counter()).sum += new - recorded.codes.get(code, 0)
+            recorded.codes[code] = new
+
+    def _close_days(self, poll: _Responses) -> list[tuple[_Close, Response]]:
+        """Replace what was recorded of days by what the portal has for them as a whole; return what was answered."""
+        closed = []
+        for close in self._closes:
+            (day, (name, _, window)), channel = close, self._channels[close.request.channel]
+            response = poll.get(close.request, since=day + _DAY + self._day_settle)
+            figures = _figures(response)
+            if response is None or figures is None:
+                continue
+            recorded = self._day(day, name)
+            for figure, value in figures.items():
+                _replace(channel, recorded, figure, value)
+            # Where the position has skipped a part of this day, the part is counted after all.
+            if figures and (missing := int((window.end - window.start).total_seconds()) - recorded.seconds):
+                recorded.seconds += missing
+                channel.settled_seconds += missing
+            if isinstance(response, HttpCode):
+                self._replace_codes(channel, day, name, response)
+            closed.append((close, response))
+        return closed
+
+    def _day(self, day: int, name: str) -> _Day:
+        """Return what is recorded of a day, to be changed; it is written with the rest."""
+        if (day, name) not in self._days:
+            query = "SELECT seconds, traffic, hits, misses, codes, baseline FROM days WHERE (day, channel) = (?, ?)"
+            row = None if self._is_new else self._db.execute(query, (day, name)).fetchone()
+            self._days[day, name] = _Day()
+            if row:
+                seconds, *figures, codes, baseline = row
+                by_name = dict(zip(_FIGURES, figures, strict=True))
+                self._days[day, name] = _Day(seconds, by_name, json.loads(codes), json.loads(baseline))
+        return self._days[day, name]
+
+    def _write_days(self, finished: list[tuple[int, str, Method]], closed: list[tuple[_Close, Response]]) -> None:
+        self._db.executemany(
+            "REPLACE INTO days VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (
+                (*key, day.seconds, *day.figures.values(), _json(day.codes), _json(day.baseline))
+                for key, day in self._days.items()
+            ),
+        )
+        self._db.executemany("INSERT INTO closes VALUES (?, ?, ?)", finished)
+        keys = [(day, request.channel, request.method) for (day, request), _ in closed]
+        self._db.executemany("DELETE FROM closes WHERE (day, channel, method) = (?, ?, ?)", keys)
+        self._db.executemany(
+            """UPDATE days SET closed = 1 WHERE (day, channel) = (?, ?)
+               AND NOT EXISTS (SELECT 1 FROM closes WHERE (closes.day, closes.channel) = (days.day, days.channel))""",
+            [key[:2] for key in keys],
+        )
+        self._db.executemany(
+            "REPLACE INTO closed VALUES (?, ?, ?, ?, ?)",
+            (self._closed_row(close, response) for close, response in closed),
+        )
+
+    def _closed_row(self, close: _Close, response: Response) -> tuple[object, ...]:
+        day, request = close
+        traffic, rows = None, []
+        if isinstance(response, Isp):
+            traffic, rows = _count(response.total_bytes), [response.isps]
+        elif isinstance(response, Region):
+            rows = [response.provinces, response.countries]
+        is_first = self._channels[request.channel].started > day
+        return request.channel, request.method, day, traffic, _json([() if is_first else shares for shares in rows])
+
+    def _write_channels(self) -> None:
+        self._db.executemany(
+            "REPLACE INTO channels VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (name, *(getattr(channel, column) for column in _TIMES), *map(_json, (channel.figures, channel.codes)))
+                for name, channel in self._channels.items()
+            ),
+        )
+        self._db.execute("UPDATE ledger SET clock_ahead = ?", (self._clock_ahead,))
+
+    def _delete_old(self, now: float) -> None:
+        oldest = now - self._catch_up - self._day_settle - _DAY
+        if given_up := self._db.execute("DELETE FROM closes WHERE day < ?", (oldest,)).rowcount:
+            log.warning("%d day closes are overdue by more than --catch-up: they are given up", given_up)
+        self._db.execute("DELETE FROM days WHERE day < ?", (min(now - DAYS_KEPT * _DAY, oldest) - _DAY,))
+
+    def _totals(self, ratios: Mapping[str, Mapping[str, float]]) -> Totals:
+        closed_days = self._closed_days()
+        totals = {}
+        for name in self._names:
+            if (channel := self._channels.get(name)) is None:
+                continue
+            traffic, hits, misses = channel.figures.values()
+            results = {"hit": hits, "miss": misses} if Method.HIT_RATE in self._methods else {}
+            codes = channel.codes if Method.HTTP_CODE in self._methods else {}
+            has_traffic = Method.ISP in self._methods
+            totals[name] = ChannelTotals(
+                settled_end=moment(channel.settled_end),
+                settled_seconds=channel.settled_seconds,
+                lost_seconds=channel.lost_seconds,
+                traffic_bytes=traffic.show() if has_traffic else None,
+                overcounted_bytes=max(0, (traffic.shown or 0) - traffic.sum) if has_traffic else None,
+                requests={result: counter.show() for result, counter in results.items()},
+                responses={code: counter.show() for code, counter in codes.items()},
+                code_traffic_ratio=ratios.get(name, {}),
+                day=closed_days.get(name),
+            )
+        return Totals(moment(self._created), totals)
+
+    def _closed_days(self) -> dict[str, ClosedDay]:
+        query = """
+            SELECT last.channel, last.day, isp.traffic, isp.rows, region.rows
+            FROM (SELECT channel, MAX(day) AS day FROM closed GROUP BY channel) AS last
+            LEFT JOIN closed AS isp ON (isp.channel, isp.day, isp.method) = (last.channel, last.day, 'isp')
+            LEFT JOIN closed AS region
+                ON (region.channel, region.day, region.method) = (last.channel, last.day, 'region')
+        """
+        found = {}
+        for name, day, traffic, isp, region in self._db.execute(query):
+            if name in self._channels:
+                (isps,), (provinces, countries) = _shares(isp or "[[]]"), _shares(region or "[[], []]")
+                found[name] = ClosedDay(moment(day + _DAY), traffic, isps, provinces, countries)
+        return found
+
+
+def _figures(response: Response | None) -> dict[str, int] | None:
+    """Return what a response has for the figures of a day; None if there is no response or a part is not readable."""
+    match response:
+        case None:
+            return None
+        case Isp(total_bytes=total_bytes):
+            found = {"traffic": _count(total_bytes)}
+        case HitRate(hits=hits, misses=misses):
+            found = {"hits": _count(hits), "misses": _count(misses)}
+        case _:
+            found = {}
+    figures = {figure: value for figure, value in found.items() if value is not None}
+    return figures if len(figures) == len(found) else None
+
+
+def _replace(channel: _Channel, day: _Day, figure: str, value: int) -> None:
+    channel.figures[figure].sum += value - (day.figures[figure] or 0)
+    day.figures[figure] = value
+
+
+def _count(value: float | None) -> int | None:
+    """Return a count as an integer; a float that does not hold it exactly is no count."""
+    return None if value is None or value >= _MAX_EXACT else round(value)
+
+
+def _added(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    """Add up the values of each code; the sum is None if one of them is."""
+    sums: dict[str, float | None] = {}
+    for code, value in pairs:
+        before = sums.get(code, 0.0)
+        sums[code] = None if value is None or before is None else before + value
+    return sums
+
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_Counter.pair).encode
+
+
+def _counters(text: str) -> dict[str, _Counter]:
+    return {sys.intern(name): _Counter(*pair) for name, pair in json.loads(text).items()}
+
+
+def _shares(text: str) -> list[tuple[Share, ...]]:
+    return [tuple(Share(sys.intern(name), *numbers) for name, *numbers in rows) for rows in json.loads(text)]
+
+
+def _midnight(time: float) -> int:
+    return int(time + _UTC_OFFSET) // _DAY * _DAY - _UTC_OFFSET
+
+
+@lru_cache(maxsize=256)
+def _window(start: int, end: int) -> Window:
+    """Return a window, the same object for all channels: that saves memory, and makes requests quick to compare."""
+    return Window(moment(start), moment(end))

@@ -1,0 +1,166 @@
+"""The SQLite file of a ledger: its tables, how it is opened, and what is wrong with it, in words.
+
+A file that is damaged, or that is not a ledger, is never written to.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from cc_textfile.errors import LedgerError
+from cc_textfile.portal.window import PORTAL_ZONE
+
+APPLICATION_ID = 0x63635F74  # "cc_t": tells a ledger from another program's SQLite file
+SCHEMA_VERSION = 1
+READER_WAIT = 5.0
+"""Seconds that a commit waits for readers, and a reader for a commit."""
+
+_FOREIGN = "it is not a ledger of cc-textfile. It was left as it is. Give --ledger the path of another file"
+_DAMAGED = "It was left as it is. Put a backup in its place, or move it away to begin a new one, with all counters at 0"
+_UNFINISHED = (
+    "a backfill into it is not finished. Run `cc-textfile backfill` again to finish it, or delete the file to begin "
+    "with the first poll"
+)
+
+_SCHEMA = (
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+    "CREATE TABLE ledger (created INTEGER NOT NULL, clock_ahead INTEGER NOT NULL)",
+    # `figures` is {"traffic": [sum, shown], …}, `codes` the same by status code.
+    """CREATE TABLE channels (
+        channel TEXT PRIMARY KEY, started INTEGER NOT NULL, first_code_day INTEGER NOT NULL,
+        settled_end INTEGER NOT NULL, settled_seconds INTEGER NOT NULL, lost_seconds INTEGER NOT NULL,
+        figures TEXT NOT NULL, codes TEXT NOT NULL) WITHOUT ROWID""",
+    # The rows of one day lie side by side, so that a poll touches as many pages in the third month as on the first day.
+    # `codes` is {"200": 9120}; `baseline`, on a channel's first day, what the portal had counted before.
+    """CREATE TABLE days (
+        day INTEGER, channel TEXT, seconds INTEGER NOT NULL, traffic INTEGER, hits INTEGER, misses INTEGER,
+        codes TEXT NOT NULL, baseline TEXT NOT NULL, closed INTEGER NOT NULL,
+        PRIMARY KEY (day, channel)) WITHOUT ROWID""",
+    "CREATE TABLE closes (day INTEGER, channel TEXT, method TEXT, PRIMARY KEY (day, channel, method)) WITHOUT ROWID",
+    # The last day that was closed by each method. `rows` are lists of [name, flux ratio, hits, hit ratio].
+    """CREATE TABLE closed (
+        channel TEXT, method TEXT, day INTEGER NOT NULL, traffic INTEGER, rows TEXT NOT NULL,
+        PRIMARY KEY (channel, method))""",
+)
+
+
+class Day(NamedTuple):
+    """What is recorded of one day of one channel; what was not asked is None."""
+
+    day: date
+    channel: str
+    traffic_bytes: int | None
+    hits: int | None
+    misses: int | None
+    responses: Mapping[str, int]
+    closed: bool
+
+
+def days(path: Path, *, since: date) -> list[Day]:
+    """Return what is recorded of each day from `since` on, by day and channel; only reads; raises `LedgerError`."""
+    first = int(datetime.combine(since, datetime.min.time(), PORTAL_ZONE).timestamp())
+    query = "SELECT day, channel, traffic, hits, misses, codes, closed FROM days WHERE day >= ? ORDER BY day, channel"
+    with explained(path), closing(_connect(path, "ro", wait=READER_WAIT)) as db:
+        return [
+            Day(moment(day).date(), name, traffic, hits, misses, json.loads(codes), bool(closed))
+            for day, name, traffic, hits, misses, codes, closed in (
+                db.execute(query, (first,)) if has_ledger(db, path) else ()
+            )
+        ]
+
+
+@contextmanager
+def opened_for_poll(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a ledger, or make its file, begin a transaction that no other process can begin, and close it in the end."""
+    if obstacle := _obstacle(path):
+        raise LedgerError(f"the ledger {path} cannot be used: {obstacle}")
+    with closing(_connect(path, "rwc")) as db:
+        # EXTRA is FULL, and the folder as well: a journal that came back after a power loss would undo the commit.
+        db.execute("PRAGMA synchronous = EXTRA")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute(f"PRAGMA busy_timeout = {READER_WAIT * 1000:.0f}")
+        yield db
+
+
+def create(db: sqlite3.Connection, created: int) -> None:
+    """Make the tables in an empty file, in the transaction of its first poll."""
+    for statement in _SCHEMA:
+        db.execute(statement)
+    db.execute("INSERT INTO ledger VALUES (?, 0)", (created,))
+
+
+def _connect(path: Path, mode: str, wait: float = 0.0) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=wait, isolation_level=None)
+
+
+def has_ledger(db: sqlite3.Connection, path: Path, *, unfinished: bool = False) -> bool:
+    """Return whether a ledger is in the file, or nothing yet; raises `LedgerError` if it is something else.
+
+    With `unfinished`, a backfill that is not finished is nothing yet (`ledger.past`).
+    """
+    size = path.stat().st_size
+    pages, page_size, application_id, version = (
+        int(db.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_count", "page_size", "application_id", "user_version")
+    )
+    fault = ""
+    if size and application_id != APPLICATION_ID:
+        fault = _FOREIGN
+    elif version > SCHEMA_VERSION:
+        fault = f"a newer version of cc-textfile has written it (schema {version}, not {SCHEMA_VERSION}). Install that"
+    elif 0 < size < pages * page_size:  # SQLite notices only when whole pages are missing
+        fault = f"it was cut short. {_DAMAGED}"
+    elif size and version == 0 and not unfinished:
+        fault = _UNFINISHED
+    if fault:
+        raise LedgerError(f"the ledger {path} cannot be used: {fault}")
+    return size > 0 and version > 0
+
+
+def _obstacle(path: Path) -> str:
+    """Return what keeps this process from writing a ledger at the path, and what to do; empty if nothing does."""
+    file = os.path.realpath(path)
+    folder, user = os.path.dirname(file), f"user {os.geteuid()}"  # noqa: PTH120 # like isdir, it raises nothing
+    if os.path.isdir(file):  # noqa: PTH112 # Path raises PermissionError below a folder that is closed to this user
+        return f"it is a folder. Give --ledger the path of a file, such as {path / 'ledger.sqlite'}"
+    if not os.path.isdir(folder):  # noqa: PTH112
+        return f"the folder {folder} is missing, or {user} may not enter it. Create it, or correct --ledger"
+    for place, access in ((folder, os.W_OK | os.X_OK), (file, os.R_OK | os.W_OK)):
+        if os.path.lexists(place) and not os.access(place, access):
+            if os.statvfs(folder).f_flag & os.ST_RDONLY:
+                return f"{place} is on a read-only file system. Under systemd, see StateDirectory= and ReadWritePaths="
+            return f"{user} may not write {place}. Change its owner or mode"
+    return ""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite finds wrong with the file into a `LedgerError` that says what to do."""
+    try:
+        yield
+    except (json.JSONDecodeError, sqlite3.DatabaseError) as error:
+        match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
+            case sqlite3.SQLITE_BUSY:
+                fault = f"another process has locked it (`fuser -v {path}` names it). Only one poller can use a ledger"
+            case sqlite3.SQLITE_FULL:
+                fault = f"the disk is full. Free some space on the file system of {path.parent}"
+            case sqlite3.SQLITE_NOTADB:
+                fault = _FOREIGN
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_ERROR:
+                fault = f"it is damaged ({error}). {_DAMAGED}"
+            case _ if not os.access(path, os.R_OK):
+                fault = f"there is no such file, or user {os.geteuid()} may not read it"
+            case _:
+                fault = _obstacle(path) or f"{error}. The kernel's log may say why (`dmesg`)"
+        raise LedgerError(f"the ledger {path} cannot be used: {fault}") from error
+
+
+def moment(seconds: int) -> datetime:
+    """Return a time of the ledger, in UTC+8."""
+    return datetime.fromtimestamp(seconds, PORTAL_ZONE)

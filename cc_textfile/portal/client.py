@@ -1,0 +1,158 @@
+"""The portal as Python sees it: a function per method that makes the URL of a request, and retries.
+
+The statistics methods and the REST method differ in the names of their parameters and in the form of their times.
+"""
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from time import monotonic, sleep
+from typing import Final
+from urllib.parse import quote
+
+from cc_textfile import __version__
+from cc_textfile.errors import BadStatus, Refused, RequestError, RequestTimeout, Unreachable
+from cc_textfile.logs import Redactor
+from cc_textfile.portal.responses import (
+    Method,
+    Request,
+    Response,
+    decode_hit_rate,
+    decode_http_code,
+    decode_isp,
+    decode_region,
+)
+from cc_textfile.portal.transport import Reply, Transport
+from cc_textfile.settings import Settings
+
+MAX_RETRIES = 2
+RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+BACKOFF = 0.1
+"""Seconds before the first retry, twice that before the second. Up to as much again is added by chance, so that
+requests that failed together do not come back together."""
+
+MIN_TIMEOUT = 0.001
+"""Seconds; a request that begins at the deadline still needs a timeout above 0."""
+
+DEADLINE_PASSED = "no response by the deadline of the poll (--deadline)"
+
+HEADERS = {"User-Agent": f"cc_textfile/{__version__}", "Accept": "application/json", "Accept-Encoding": "gzip"}
+
+DECODERS: Final[Mapping[Method, Callable[[int, bytes], Response]]] = {
+    Method.HIT_RATE: decode_hit_rate,
+    Method.ISP: decode_isp,
+    Method.REGION: decode_region,
+    Method.HTTP_CODE: decode_http_code,
+}
+STATISTICS: Final = {Method.HIT_RATE: "getHitRate", Method.ISP: "getIsp", Method.REGION: "getRegion"}
+
+
+class PortalClient:
+    """Makes requests in the name of the settings' account; safe to use from several threads."""
+
+    def __init__(self, transport: Transport, settings: Settings, redactor: Redactor) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._redactor = redactor
+
+    def fetch(self, request: Request, deadline: float) -> Response:
+        """Return the portal's response, after retries if need be; `deadline` is on the monotonic clock.
+
+        Raises `RequestError`, with the request's channel and method.
+        """
+        decode = DECODERS[request.method]
+
+        def decode_reply(reply: Reply) -> Response:
+            return replace(decode(reply.status, reply.body), date=_date(reply.headers.get("Date", "")))
+
+        try:
+            return self._try(self._url(request), decode_reply, deadline)
+        except RequestError as error:
+            if isinstance(error, Refused) and error.foreign:
+                error.args = (f"{error} {self._redactor.quote(error.foreign)}",)
+            error.channel, error.method = request.channel, request.method
+            raise
+
+    def _url(self, request: Request) -> str:
+        settings = self._settings
+        if request.method is Method.HTTP_CODE:
+            path = "/rest-api/public/statistics/http_code"
+            first, last = request.window.start, request.window.end - timedelta(days=1)  # both are included
+            query = {
+                "api_user": settings.user,
+                "api_key": settings.password,
+                "start_time": f"{first:%Y%m%d}",
+                "end_time": f"{last:%Y%m%d}",
+                "channel_id": request.channel,
+            }
+        else:
+            path = f"/api/public/statistics/{STATISTICS[request.method]}.do"
+            start, end = request.window
+            query = {
+                "userName": settings.user,
+                "apiPasswd": settings.password,
+                "channelIds": request.channel,
+                "startTime": f"{start:%Y%m%d%H%M}",
+                "endTime": f"{end:%Y%m%d%H%M}",
+            }
+        query["timeZone"] = "GMT+8"
+        parameters = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
+        return f"{settings.portal_url}{path}?{parameters}"
+
+    def _try(self, url: str, decode: Callable[[Reply], Response], deadline: float) -> Response:
+        """Make as many tries as retries and deadline allow.
+
+        Not by urllib3's `Retry`: that sleeps past any deadline, does not see a body that breaks off or a refusal that
+        comes with a status, and logs the URL, which holds the password.
+        """
+        asked_to_wait = 0.0
+
+        def note_wait(reply: Reply) -> Response:
+            nonlocal asked_to_wait
+            asked_to_wait = _retry_after(reply.headers.get("Retry-After", ""))
+            return decode(reply)
+
+        attempt = 0
+        while True:
+            asked_to_wait = 0.0
+            left = deadline - monotonic()
+            timeout = max(min(self._settings.timeout, left), MIN_TIMEOUT)
+            try:
+                return self._transport.exchange("GET", url, note_wait, timeout=timeout, headers=HEADERS)
+            except RequestTimeout:
+                if left < self._settings.timeout:
+                    raise RequestTimeout(DEADLINE_PASSED) from None
+                raise
+            except (Unreachable, BadStatus) as error:
+                backoff = BACKOFF * 2**attempt * (1 + random.random())  # noqa: S311 # spreads load, hides nothing
+                wait = max(asked_to_wait, backoff)
+                if not _may_pass(error) or attempt == MAX_RETRIES or monotonic() + wait >= deadline:
+                    raise
+            sleep(wait)
+            attempt += 1
+
+
+def _may_pass(error: Unreachable | BadStatus) -> bool:
+    return error.transient if isinstance(error, Unreachable) else error.status in RETRIED_STATUSES
+
+
+@lru_cache(maxsize=64)  # responses of one second have one date
+def _date(value: str) -> datetime | None:
+    """Return the time of an HTTP date, None where it cannot be read."""
+    with suppress(Exception):  # whatever the parser makes of foreign text
+        date = parsedate_to_datetime(value)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC)
+    return None
+
+
+def _retry_after(value: str) -> float:
+    """Return the seconds that the portal asks to wait; 0 where it does not ask, or cannot be understood."""
+    if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+        return float(value)
+    date = _date(value)
+    return max((date - datetime.now(UTC)).total_seconds(), 0.0) if date else 0.0

@@ -1,0 +1,394 @@
+"""One HTTP exchange, bounded in time and in size, whose errors are words without the URL.
+
+Each thread has a connection of its own, so that one whose state is in doubt can be closed before anybody uses it again:
+bytes that arrive late would else be taken for the response to the next request, and its numbers for another channel's.
+
+What is used of urllib3 beyond its documented interface, tested with 2.6 to 2.8: `HTTPConnection._new_conn` and
+`_dns_host`, and `response_class`, which it inherits from http.client.
+"""
+
+import http.client
+import logging
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import certifi
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.utils import prepend_scheme_if_needed, select_proxy
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from cc_textfile.errors import (
+    CcTextfileError,
+    Malformed,
+    RequestError,
+    RequestTimeout,
+    SettingsError,
+    Unreachable,
+)
+from cc_textfile.signals import NO_THREAD
+
+MAX_BODY_BYTES = 256 * 1024
+"""The longest body that is read, unpacked: about five times the portal's longest, a row for every country."""
+
+MAX_HEAD_BYTES = 64 * 1024
+"""What status line, headers and the framing of a body may take beside it."""
+
+INTERIM_STATUSES = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTOCOLS}
+
+NO_RETRIES = urllib3.Retry(total=False)
+
+UNKNOWN_ISSUER = range(18, 22)
+"""OpenSSL's numbers (x509_vfy.h) for a certificate that no trusted authority has issued."""
+
+ISSUER_HINT = "issued by an authority that this host does not trust; name its bundle with --ca-file"
+
+# urllib3 writes whole URLs, and so passwords, into its debug lines and warnings.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
+
+T = TypeVar("T")
+
+
+class Workers:
+    """Daemon threads that run one function each, and are waited for so long and no longer.
+
+    This is the one way to bound what has no timeout of its own, such as the look-up of a name. A thread that hangs does
+    not hold up the end of the process. Raises `CcTextfileError` when the host gives not one thread.
+    """
+
+    def __init__(self, work: Callable[[], None], threads: int = 1) -> None:
+        self._work = work
+        self._ended = threading.Semaphore(0)
+        self._running = 0
+        for _ in range(threads):
+            try:
+                threading.Thread(target=self._run, daemon=True).start()
+            except RuntimeError:
+                break
+            self._running += 1
+        if not self._running:
+            raise CcTextfileError(NO_THREAD)
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._ended.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for all threads, at most so many seconds, and return whether all have ended."""
+        end = monotonic() + seconds
+        while self._running and self._ended.acquire(timeout=max(end - monotonic(), 0)):
+            self._running -= 1
+        return not self._running
+
+
+def within(seconds: float, act: Callable[[], T]) -> T:
+    """Return what `act` returns; raises `RequestTimeout` when that takes more than so many seconds."""
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(act())
+        except BaseException as error:  # noqa: BLE001 # raised again in the thread that waits
+            outcome.set_exception(error)
+
+    if not Workers(work).wait(seconds):
+        raise RequestTimeout(f"no result within {seconds:.3g} s")
+    return outcome.result()
+
+
+class _Exchange(threading.local):
+    """What the exchange of this thread may still use up: time, and bytes to receive."""
+
+    end = 0.0
+    limit = 0
+    bytes_left = 0
+
+    def begin(self, seconds: float, limit: int) -> None:
+        self.end, self.limit, self.bytes_left = monotonic() + seconds, limit, limit + MAX_HEAD_BYTES
+
+    def seconds_left(self) -> float:
+        left = self.end - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+_exchange = _Exchange()
+
+
+class _TooLongError(OSError):
+    """More bytes than a response may have, whatever its headers say of its length; its argument is the limit."""
+
+
+class _Socket(socket.socket):
+    """A socket on which every wait ends when its thread's exchange must end."""
+
+    def settimeout(self, value: float | None, /) -> None:
+        left = _exchange.seconds_left()
+        super().settimeout(left if value is None else min(value, left))
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        super().settimeout(_exchange.seconds_left())
+        count = super().recv_into(*args, **kwargs)
+        _exchange.bytes_left -= count
+        if _exchange.bytes_left < 0:
+            raise _TooLongError(_exchange.limit)
+        return count
+
+
+class _TlsSocket(_Socket, ssl.SSLSocket):
+    """The same over TLS."""
+
+
+class _HttpResponse(http.client.HTTPResponse):
+    """Reads past interim responses (RFC 9110, 15.2); http.client does so for status 100 alone."""
+
+    def begin(self, *args: Any, **kwargs: Any) -> None:
+        super().begin(*args, **kwargs)
+        while self.status in INTERIM_STATUSES:
+            self.headers = self.msg = None  # type: ignore[assignment] # else `begin` takes it for begun
+            super().begin(*args, **kwargs)
+
+
+class _Connection(HTTPConnection):
+    response_class = _HttpResponse
+
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address that accepts; one that is silent leaves the others their share of the time."""
+        try:
+            addresses = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        except UnicodeError:
+            raise socket.gaierror(socket.EAI_NONAME, "it is not a valid name") from None
+        error = OSError("no address")
+        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+            sock = _Socket(family, kind, protocol)
+            try:
+                sock.settimeout(_exchange.seconds_left() / (len(addresses) - tried))
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.connect(address)
+                sock.settimeout(_exchange.seconds_left())
+            except OSError as failure:
+                error = failure
+                sock.close()
+            else:
+                return sock
+        raise error
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(HTTPAdapter):
+    """The adapter of requests, which knows proxies, with the connections above and a TLS context that is made once."""
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._tls)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs, ssl_context=self._tls)
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        return manager
+
+    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(*args, **kwargs)
+        return host, {}
+
+
+class Reply(NamedTuple):
+    """A whole HTTP response, its body unpacked."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport:
+    """Exchanges with one server; safe to use from several threads.
+
+    `base_url` is http or https; `ca_file` replaces the bundle that requests would use. Proxies and CA bundles of the
+    environment count as they do for requests: `proxy` is the address of the one that applies, `tls` the context that
+    verifies the server, and either may be None. Raises `SettingsError` when one of them cannot be used.
+    """
+
+    def __init__(self, base_url: str, *, ca_file: Path | None = None) -> None:
+        self._host = urlsplit(base_url).netloc.rpartition("@")[2]
+        environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
+        self._proxies = environment["proxies"]
+        self._root = requests.PreparedRequest()
+        self._root.url = f"{base_url}/"
+        self.proxy = select_proxy(base_url, self._proxies)
+        self.tls = _tls_context(ca_file or environment["verify"]) if base_url.startswith("https:") else None
+        self._local = threading.local()
+        self._pools: set[Any] = set()
+        try:
+            if self.proxy:
+                self.proxy = prepend_scheme_if_needed(self.proxy, "http")  # type: ignore[no-untyped-call]
+            # The part of a URL that is not sent: nothing to a proxy that forwards, else scheme and host.
+            self._origin = self._root.url.removesuffix(_Adapter(self.tls).request_url(self._root, self._proxies))
+            self._pool()
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
+            what = "the proxy of the environment (http_proxy, https_proxy, all_proxy)" if self.proxy else self._host
+            raise SettingsError(f"{what} is not a usable address") from None
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        decode: Callable[[Reply], T],
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        limit: int = MAX_BODY_BYTES,
+    ) -> T:
+        """Return what `decode` makes of the server's response, within `timeout` seconds from connect to last byte.
+
+        The connection is kept only if the status is 200 and `decode` raises nothing. `limit` is the longest body that
+        is read, in bytes. Raises `RequestError`; a redirect is a response like any other.
+        """
+        pool = self._pool()
+        kept = False
+        _exchange.begin(timeout, limit)
+        try:
+            try:
+                with pool.urlopen(
+                    method,
+                    url.removeprefix(self._origin),
+                    body,
+                    headers,
+                    retries=NO_RETRIES,
+                    redirect=False,
+                    assert_same_host=False,
+                    timeout=urllib3.Timeout(total=timeout),
+                    preload_content=False,
+                ) as response:
+                    content = response.read(limit + 1, decode_content=True)
+            except Exception as error:  # noqa: BLE001 # whatever the HTTP stack makes of foreign bytes
+                # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
+                raise self.in_words(error, timeout) from None
+            if not content and response.length_remaining is None and not response.chunked:
+                # http.client takes headers that break off for headers that are complete.
+                raise Unreachable(self._broken_off)
+            # Under another status than 200, the status is what matters.
+            if len(content) > limit and response.status == http.HTTPStatus.OK:
+                raise self._too_long(limit)
+            decoded = decode(Reply(response.status, response.headers, content))
+            kept = response.status == http.HTTPStatus.OK
+        finally:
+            if not kept:
+                self._local.__dict__.pop("pool", None)
+                self._pools.discard(pool)
+                pool.close()
+        return decoded
+
+    def close(self) -> None:
+        """Close all connections that are not in use; the next exchange opens new ones."""
+        pools, self._pools = self._pools, set()
+        self._local = threading.local()
+        for pool in pools:
+            pool.close()
+
+    def _pool(self) -> Any:
+        """Return urllib3's pool of this thread's one connection, which leads to the server or to a proxy."""
+        if not hasattr(self._local, "pool"):
+            # An adapter of requests makes it. It is used without a session: what that does for each request (cookies,
+            # redirects, settings to merge) is a third of the CPU time.
+            adapter = _Adapter(self.tls)
+            self._local.pool = adapter.get_connection_with_tls_context(self._root, verify=True, proxies=self._proxies)
+            self._pools.add(self._local.pool)
+        return self._local.pool
+
+    @property
+    def _broken_off(self) -> str:
+        return f"{self._host} closed the connection before its response was complete"
+
+    def _too_long(self, limit: int) -> Malformed:
+        return Malformed(f"the response of {self._host} is longer than {limit // 1024} KiB")
+
+    def in_words(self, error: Exception, timeout: float) -> RequestError:  # noqa: C901, PLR0911 # a table, in effect
+        """Return what went wrong on a connection to the server, without its URL."""
+        causes = list(_causes(error))
+        by_proxy = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)
+        for cause in causes:
+            match cause:
+                case _TooLongError():
+                    return self._too_long(cause.args[0])
+                case TimeoutError() | urllib3.exceptions.TimeoutError():
+                    return RequestTimeout(f"no complete response from {self._host} within {timeout:.3g} s")
+                case ssl.SSLCertVerificationError():
+                    hint = f" ({ISSUER_HINT})" if cause.verify_code in UNKNOWN_ISSUER else ""
+                    reason = cause.verify_message.rstrip(".")
+                    message = f"the certificate of {self._host} is not trusted: {reason}{hint}"
+                    return Unreachable(message, transient=False)
+                case ssl.SSLError():
+                    reason = cause.reason.replace("_", " ").lower() if cause.reason else "the connection was closed"
+                    return Unreachable(f"TLS with {self._host} failed: {reason}")
+                case socket.gaierror():
+                    whose = "of the proxy" if by_proxy else f"in {self._host}"
+                    return Unreachable(f"the name {whose} cannot be resolved: {cause.strerror}")
+                case (
+                    http.client.IncompleteRead()
+                    | http.client.RemoteDisconnected()
+                    | ConnectionResetError()
+                    | BrokenPipeError()
+                ):
+                    return Unreachable(self._broken_off)
+                case OSError() if cause.strerror:
+                    through = " through the proxy" if by_proxy else ""
+                    return Unreachable(f"no connection to {self._host}{through}: {cause.strerror}")
+        if by_proxy:
+            status = re.search(r"failed: (\d{3})", str(error))
+            shown = f" (HTTP status {status[1]})" if status else ""
+            return Unreachable(f"the proxy gave no connection to {self._host}{shown}; see https_proxy and no_proxy")
+        if any(isinstance(cause, urllib3.exceptions.DecodeError) for cause in causes):
+            return Malformed(f"the response of {self._host} cannot be unpacked")
+        return Malformed(f"what {self._host} sends is not HTTP")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Return the error and all that it wraps, innermost first: requests wraps urllib3's, and that the system's."""
+    for cause in (*error.args, error.__cause__, error.__context__, getattr(error, "reason", None)):
+        if isinstance(cause, BaseException):
+            yield from _causes(cause)
+    yield error
+
+
+def _tls_context(named: object) -> ssl.SSLContext:
+    """Return a context that verifies by the bundle (a file or a folder) that is named, or else by certifi's."""
+    bundle = Path(named) if isinstance(named, str | Path) else Path(certifi.where())
+    try:
+        folder = bundle.is_dir()
+        context = ssl.create_default_context(
+            cafile=None if folder else str(bundle), capath=str(bundle) if folder else None
+        )
+    except OSError as error:
+        raise SettingsError(
+            f"the CA bundle {bundle}, named by the environment, cannot be read: {error.strerror}"
+        ) from None
+    context.sslsocket_class = _TlsSocket
+    return context
