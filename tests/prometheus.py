@@ -1,21 +1,22 @@
 """What a real Prometheus is given by the tests, and asked."""
 
 import json
-import shutil
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import requests
 import yaml
 
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import PATIENCE, ROOT, tool
 
 MONITORING = ROOT / "monitoring"
-RULE_FILES = [MONITORING / "recording.yml", MONITORING / "alerts.yml"]
+RULE_FILES = [MONITORING / "rules.yml", MONITORING / "alerts.yml"]
 
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:
-    """Return the shipped rules of a kind, `record` or `alert`, by name."""
+    """Return the committed rules of a kind, `record` or `alert`, by name."""
     found: dict[str, dict[str, Any]] = {}
     for path in RULE_FILES:
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
@@ -26,18 +27,35 @@ def rules(kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def dashboard() -> dict[str, Any]:
+    """Return the committed dashboard."""
+    found: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
+    return found
+
+
 def dashboard_queries() -> list[str]:
-    """Return the queries of the dashboard as Grafana sends them with all channels selected."""
-    dashboard = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
-    found = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
-    return [query.replace("$channel", ".+").replace("$__range", "1h") for query in found]
+    """Return the queries of the dashboard as Grafana sends them with all accounts and channels selected."""
+    found = [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])]
+    variables = {"$account": ".+", "$channel": ".+", "$__rate_interval": "20m", "$__range": "1d"}
+    for name, value_of_all in variables.items():
+        found = [query.replace(name, value_of_all) for query in found]
+    return found
+
+
+def metrics_of(query: str) -> set[str]:
+    """Return the names of the series that a PromQL query asks for."""
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", query)
+    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]", "", bare)
+    bare = re.sub(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", "", bare)
+    words = re.findall(r"(?<![\w:.])([A-Za-z_][\w:]*)(?!\s*\(|[\w:])", re.sub(r"\boffset\s+\w+", "", bare))
+    return set(words) - {"and", "or", "unless", "bool"}
 
 
 def ask(prometheus: str, path: str, **parameters: str) -> Any:
-    """Return the data of an answer of Prometheus's API."""
-    answer = requests.get(f"{prometheus}/api/v1/{path}", params=parameters, timeout=PATIENCE)
-    answer.raise_for_status()
-    return answer.json()["data"]
+    """Return the data of a response of Prometheus's API."""
+    response = requests.get(f"{prometheus}/api/v1/{path}", params=parameters, timeout=PATIENCE)
+    assert response.ok, response.text
+    return response.json()["data"]
 
 
 def value(prometheus: str, query: str) -> float | None:
@@ -46,10 +64,19 @@ def value(prometheus: str, query: str) -> float | None:
     return float(result[0]["value"][1]) if result else None
 
 
+def make_blocks(openmetrics: str, folder: Path) -> None:
+    """Make blocks of these samples in `folder / "tsdb"`, where the fixture `prometheus` reads them."""
+    file = folder / "history.om"
+    file.write_text(openmetrics, encoding="utf-8")
+    command = [tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", str(file), str(folder / "tsdb")]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 def configure(folder: Path, node_exporter: str, pushgateway: str) -> Path:
-    """Lay the shipped configuration and rules into a folder, for these addresses and in haste."""
+    """Write the shipped configuration and rules into a folder, for these addresses and with short intervals."""
     for path in RULE_FILES:
-        shutil.copy(path, folder)
+        text = path.read_text(encoding="utf-8").replace("interval: 5m", "interval: 250ms")
+        (folder / path.name).write_text(text, encoding="utf-8")
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
     addresses = {"localhost:9100": node_exporter, "localhost:9091": pushgateway}
@@ -68,15 +95,10 @@ def loaded_rules(prometheus: str) -> list[dict[str, Any]]:
 
 
 def hasten(folder: Path) -> None:
-    """Let the rules in the folder take for old what is three seconds old, instead of a quarter of an hour."""
-    for path in RULE_FILES:
-        text = (
-            path.read_text(encoding="utf-8")
-            .replace("15 * 60", "3")
-            .replace("[15m]", "[3s]")
-            .replace("for: 2m", "for: 1s")
-        )
-        (folder / path.name).write_text(text, encoding="utf-8")
+    """Make polls stale after ten seconds instead of a quarter of an hour, in the rules that `configure` wrote."""
+    file = folder / "alerts.yml"
+    text = re.sub(r"\b900\b", "10", file.read_text(encoding="utf-8")).replace("for: 5m", "for: 1s")
+    file.write_text(text, encoding="utf-8")
 
 
 def firing(prometheus: str) -> set[str]:

@@ -1,11 +1,10 @@
-"""The operator's kit in `monitoring/`, checked by the programs that will read it."""
+"""The files for operators in `monitoring/`, checked by the programs that read them."""
 
 import json
 import re
-import runpy
 import subprocess
-import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -14,198 +13,319 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+from prometheus_client import generate_latest
 
-from cc_textfile.collector import METRICS
+from cc_textfile.demo import portal as demo
+from cc_textfile.metrics import METRICS
+from cc_textfile.portal.responses import Method
+from cc_textfile.portal.window import PORTAL_ZONE
+from monitoring.render import render
+from monitoring.simulated_day import CHANNELS, STEP, openmetrics, polls
 from tests.conftest import ROOT, eventually, tool
-from tests.prometheus import MONITORING, ask, configure, dashboard_queries, loaded_rules, rules, value
+from tests.prometheus import (
+    MONITORING,
+    ask,
+    configure,
+    dashboard,
+    dashboard_queries,
+    loaded_rules,
+    make_blocks,
+    metrics_of,
+    rules,
+    value,
+)
 
 RULE_TESTS = sorted((MONITORING / "tests").glob("*.yml"))
-RUNBOOK = ROOT / "README.md"
-
+RUNBOOK = ROOT / "docs" / "runbook.md"
 EXPORTED = {metric.name for metric in METRICS}
-# Of node_exporter, of the Pushgateway and of Prometheus itself.
-FOREIGN = {"node_textfile_mtime_seconds", "node_textfile_scrape_error", "push_time_seconds", "ALERTS"}
-
-CHANNELS = ("101", "102", "103")
-# Bytes of a window of 300 s: what all channels come to, each counted once.
-BYTES_PER_SECOND = 1000.0 + 2000.0 + 3000.0
-
-
-def metrics_of(query: str) -> set[str]:
-    """Return the names of the series that a PromQL query asks for."""
-    bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", query)
-    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]", "", bare)
-    bare = re.sub(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", "", bare)
-    words = re.findall(r"(?<![\w:.])([A-Za-z_][\w:]*)(?!\s*\(|[\w:])", re.sub(r"\boffset\s+\w+", "", bare))
-    return set(words) - {"and", "or", "unless", "bool"}
+# Of node_exporter and of Prometheus itself.
+FOREIGN = {
+    "node_textfile_mtime_seconds",
+    "node_textfile_scrape_error",
+    "promhttp_metric_handler_errors_total",
+    "ALERTS",
+}
+ALL_RULES = {**rules("record"), **rules("alert")}
 
 
-def sample(now: float) -> str:
-    """Return what a poll of three channels at midnight (UTC+8) exports: every metric of the contract."""
-    endpoints = ("hit_rate", "isp", "region", "http_code")
-    reasons = ("unreachable", "status", "refused", "malformed", "overdue")
-    lines = [
-        'cc_textfile_build_info{version="1.0.0"} 1',
-        f"cc_textfile_poll_timestamp_seconds {now}",
-        "cc_textfile_poll_duration_seconds 0.25",
-        "cc_textfile_poll_success 1",
-        f"cc_textfile_window_start_timestamp_seconds {now - 300}",
-        f"cc_textfile_window_end_timestamp_seconds {now}",
-        *(f'cc_textfile_failures{{endpoint="{e}",reason="{r}"}} 0' for e in endpoints for r in reasons),
-        *(f'cc_textfile_dropped_rows{{endpoint="{endpoint}"}} 0' for endpoint in endpoints),
-    ]
-    for number, channel in enumerate(CHANNELS, start=1):
-        of = f'channel="{channel}"'
-        lines += [
-            *(f'cc_textfile_endpoint_up{{{of},endpoint="{endpoint}"}} 1' for endpoint in endpoints),
-            f"ChinaCache_metrics_isp_total_bytes{{{of}}} {300_000 * number}",
-            f'ChinaCache_metrics_isp_specific_flux_ratio{{{of},isp="China Telecom"}} 0.625',
-            f'ChinaCache_metrics_isp_specific_flux_ratio{{{of},isp="China Unicom"}} 0.375',
-            f'ChinaCache_metrics_hit_miss_total{{{of},HitOrMiss="Hit"}} {900 * number}',
-            f'ChinaCache_metrics_hit_miss_total{{{of},HitOrMiss="Miss"}} {100 * number}',
-            f"ChinaCache_metrics_region_total_bytes{{{of}}} {300_000 * number}",
-            f'ChinaCache_metrics_region_specific_flux_ratio{{{of},name="Beijing",region="Province"}} 0.25',
-            f'ChinaCache_metrics_statuscodes_request_percent{{{of},StatusCode="200"}} 98',
-            f'ChinaCache_metrics_statuscodes_request_percent{{{of},StatusCode="502"}} 2',
-            f'ChinaCache_metrics_statuscodes_request_count{{{of},StatusCode="200"}} {9800 * number}',
-            f'ChinaCache_metrics_statuscodes_request_count{{{of},StatusCode="502"}} {200 * number}',
-        ]
-    families: dict[str, list[str]] = {}
-    for line in lines:
-        families.setdefault(re.split(r"[{ ]", line)[0], []).append(line)
-    text = (f"# TYPE {name} gauge\n" + "".join(f"{line}\n" for line in some) for name, some in families.items())
-    return "".join(text)
+def sections() -> dict[str, str]:
+    """Return the sections of the runbook by the anchors of their headings."""
+    parts = re.split(r"^## (.+)\n", RUNBOOK.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {title.lower().replace(" ", "-"): text for title, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def runbook_queries() -> list[str]:
+    """Return the queries of the runbook."""
+    return re.findall(r"^```promql\n(.*?)^```", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def portal_bytes(channel: str, start: datetime, end: datetime) -> int:
+    """Return the bytes that the demo portal has for this time."""
+    times = {
+        "startTime": f"{start.astimezone(PORTAL_ZONE):%Y%m%d%H%M}",
+        "endTime": f"{end.astimezone(PORTAL_ZONE):%Y%m%d%H%M}",
+    }
+    return int(demo.response(Method.ISP, {"channelIds": channel, **times}, end)["totalFlux"])
+
+
+def promtool(*arguments: str | Path) -> str:
+    """Run promtool and return what it writes; it must succeed."""
+    done = subprocess.run([tool("promtool"), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# --- rules
 
 
 def test_promtool_accepts_the_configuration_and_the_rules() -> None:
-    """Real promtool finds no fault in the configuration nor, through it, in any rule."""
-    done = subprocess.run(
-        [tool("promtool"), "check", "config", MONITORING / "prometheus.yml"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"SUCCESS: {len(rules('alert'))} rules found" in done.stdout
-    assert f"SUCCESS: {len(rules('record'))} rules found" in done.stdout
+    """Real promtool finds no fault in the configuration, nor in the rules that it names."""
+    output = promtool("check", "config", MONITORING / "prometheus.yml")
+    assert f"SUCCESS: {len(rules('alert'))} rules found" in output
+    assert f"SUCCESS: {len(rules('record'))} rules found" in output
+
+
+def test_rules_are_few_and_short() -> None:
+    """At most 5 recording rules and 12 alerts, and no expression of more than three lines."""
+    assert len(rules("record")) <= 5
+    assert len(rules("alert")) <= 12
+    assert [name for name, rule in ALL_RULES.items() if len(rule["expr"].strip().splitlines()) > 3] == []
 
 
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_rules_do_what_their_tests_say(path: Path) -> None:
     """Every scenario in monitoring/tests comes out as written, by real promtool."""
-    done = subprocess.run([tool("promtool"), "test", "rules", path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("test", "rules", path)
 
 
-def test_every_alert_is_tested_both_ways() -> None:
-    """For each alert there is a scenario in which it fires, and one in which it does not."""
-    fires: set[str] = set()
-    silent: set[str] = set()
+def test_every_alert_is_tested_before_while_and_after_it_fires() -> None:
+    """For each alert there is a scenario in which it is silent, then fires, and then is silent again."""
+    tested = set()
     for path in RULE_TESTS:
         for scenario in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
-            for case in scenario.get("alert_rule_test", []):
-                (fires if case["exp_alerts"] else silent).add(case["alertname"])
-    assert fires == set(rules("alert"))
-    assert silent == set(rules("alert"))
+            cases = scenario.get("alert_rule_test", [])
+            for name in {case["alertname"] for case in cases}:
+                fires = "".join("01"[bool(case["exp_alerts"])] for case in cases if case["alertname"] == name)
+                if re.fullmatch("01+0", fires):
+                    tested.add(name)
+    assert tested == set(rules("alert"))
 
 
-def test_every_recording_rule_is_tested_both_ways() -> None:
+def test_every_recorded_series_is_tested_with_and_without_numbers() -> None:
     """For each recorded series there is a scenario in which it has samples, and one in which it has none."""
     some: set[str] = set()
     none: set[str] = set()
     for path in RULE_TESTS:
         for scenario in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
             for case in scenario.get("promql_expr_test", []):
-                if case["expr"] in rules("record"):
-                    (some if case["exp_samples"] else none).add(case["expr"])
-    assert some == set(rules("record"))
-    assert none == set(rules("record"))
+                (some if case.get("exp_samples") else none).add(case["expr"])
+    assert set(rules("record")) <= some
+    assert set(rules("record")) <= none
+
+
+# --- the mixin
+
+
+@pytest.mark.parametrize("name", ["rules.yml", "alerts.yml", "dashboard.json"])
+def test_rendered_files_are_up_to_date(name: str) -> None:
+    """The committed files are what the mixin and the dashboard's script make."""
+    assert (MONITORING / name).read_text(encoding="utf-8") == render()[name], "run make monitoring"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{ maxErorRatio: 0.02 }", "unknown setting maxErorRatio (known: criticalSeverity, "),
+        ("{ maxErrorRatio: '2%' }", 'maxErrorRatio must be a number from 0 to 1, not "2%"'),
+        ("{ maxErrorRatio: 2 }", "maxErrorRatio must be a number from 0 to 1, not 2"),
+        ("{ maxPollAge: 900 }", "maxPollAge must be a duration such as '15m' or '1h30m', not 900"),
+        ("{ maxPollAge: '15 minutes' }", "maxPollAge must be a duration such as '15m' or '1h30m', not \"15 minutes\""),
+        ("{ minTrafficBytesRate: -1 }", "minTrafficBytesRate must be a number, not negative, not -1"),
+        ("{ selector: null }", "selector must be a string, not null"),
+        ("{ one: 1, pollerFor: '5' }", "unknown setting one"),
+        ("{ one: 1, pollerFor: '5' }", "pollerFor must be a duration"),
+    ],
+)
+def test_setting_that_is_unknown_or_of_a_wrong_type_is_refused_by_name(
+    config: str, message: str, tmp_path: Path
+) -> None:
+    """Nothing is rendered, and the message has the setting and what would be right."""
+    file = tmp_path / "my.libsonnet"
+    file.write_text(config, encoding="utf-8")
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        render(file)
+
+
+def test_settings_reach_rules_and_dashboard(tmp_path: Path) -> None:
+    """A selector is in every query of our series, thresholds and names are those given, and promtool accepts all."""
+    file = tmp_path / "my.libsonnet"
+    file.write_text(
+        """{ selector: 'env="prod"', maxPollAge: '1h30m', maxErrorRatio: 0.125, warningSeverity: 'ticket',
+            runbookUrl: 'https://wiki.example.com/chinacache' }""",
+        encoding="utf-8",
+    )
+    files = render(file)
+    for name in ("rules.yml", "alerts.yml"):
+        (tmp_path / name).write_text(files[name], encoding="utf-8")
+    promtool("check", "rules", tmp_path / "rules.yml", tmp_path / "alerts.yml")
+    for name, text in files.items():
+        series = re.findall(r"\b((?:cc_textfile|(?<!:)chinacache)_\w+?)\b(?!:)(\{[^}]*\})?", text.replace('\\"', '"'))
+        used = [(metric, matchers) for metric, matchers in series if metric in EXPORTED - {"cc_textfile_build_info"}]
+        assert used
+        assert [metric for metric, matchers in used if 'env="prod"' not in matchers] == [], name
+    assert "> 5400" in files["alerts.yml"]
+    assert "ratio1h > 0.125" in files["alerts.yml"]
+    assert "severity: ticket" in files["alerts.yml"]
+    assert "https://wiki.example.com/chinacache#chinacacheservererrors" in files["alerts.yml"]
+    thresholds = re.findall(r'"value": ([\d.]+)', files["dashboard.json"])
+    assert {"5400", "0.125"} <= set(thresholds)
+
+
+# --- what a person reads
 
 
 @pytest.mark.parametrize(("name", "rule"), rules("alert").items())
 def test_alert_tells_a_person_what_to_do(name: str, rule: dict[str, Any]) -> None:
-    """An alert has a severity, a summary, a description and a link to its own section of the runbook."""
-    assert name.startswith("ChinaCache")
+    """An alert has a severity, a summary, a description, and a link to its own section of the runbook."""
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
-    assert rule["annotations"]["runbook_url"] == f"README.md#{name.lower()}"
-    section = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert section is not None
-    for part in ("**What it means.**", "**How to see it.**", "**What to do.**"):
-        assert part in section.group(1)
+    file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert ROOT / file == RUNBOOK
+    assert anchor == name.lower()
+    section = sections()[anchor]
+    for part in ("**What it means.**", "**How to see it.**", "```promql\n", "```sh\n", "**What to do.**"):
+        assert part in section
 
 
-def test_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
-    """The runbook's sections and its table are the alerts that there are, in their order."""
-    text = RUNBOOK.read_text(encoding="utf-8")
+def test_runbook_has_the_alerts_that_there_are() -> None:
+    """The runbook's table and sections are the alerts, in their order, with their severities."""
     severities = {name: rule["labels"]["severity"] for name, rule in rules("alert").items()}
-    assert re.findall(r"^### (ChinaCache\w+)$", text, re.MULTILINE) == list(severities)
+    text = RUNBOOK.read_text(encoding="utf-8")
+    assert re.findall(r"^## (ChinaCache\w+)$", text, re.MULTILINE) == list(severities)
     table = re.findall(r"^\| \[`(\w+)`\]\(#(\w+)\) \| (\w+) \|", text, re.MULTILINE)
     assert table == [(name, name.lower(), severity) for name, severity in severities.items()]
 
 
-def test_runbook_lists_every_recorded_series() -> None:
-    """The table of recording rules has every series, in order, with the labels that its name begins with."""
-    rows = re.findall(r"^\| `(\w+:\w+:\w+)` \| (.*?) \|", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE)
-    assert [name for name, _ in rows] == list(rules("record"))
-    for name, labels in rows:
-        level = name.split(":")[0]
-        assert "_".join(re.findall(r"`(\w+)`", labels)) == ("" if level == "cdn" else level)
-
-
-def test_waiting_time_is_the_same_everywhere() -> None:
-    """Whoever polls less often has one number to change: no rule has another idea of when a poll is too old."""
-    for rule in (rules("record") | rules("alert")).values():
-        seconds = re.findall(r"time\(\)[^\n]*?[-+>] ?((?:\d+ \* )?\d+)\b", rule["expr"])
-        seconds += re.findall(r"\d+ \* \d+", rule["expr"])
-        assert set(seconds) <= {"15 * 60"}
-
-
-@pytest.mark.parametrize("query", [*(rule["expr"] for kind in ("record", "alert") for rule in rules(kind).values())])
-def test_rule_asks_for_series_that_exist(query: str) -> None:
-    """A rule asks for nothing that neither the program nor another rule makes."""
-    assert metrics_of(query) <= EXPORTED | FOREIGN | set(rules("record"))
-
-
-@pytest.mark.parametrize("query", dashboard_queries())
-def test_dashboard_asks_for_series_that_exist(query: str) -> None:
-    """A query of the dashboard asks for nothing that neither the program nor a rule makes."""
+@pytest.mark.parametrize(
+    "query", [*(rule["expr"] for rule in ALL_RULES.values()), *dashboard_queries(), *runbook_queries()]
+)
+def test_query_asks_for_series_that_exist(query: str) -> None:
+    """Rules, dashboard and runbook ask for nothing that neither the program nor a recording rule makes."""
     assert metrics_of(query)
     assert metrics_of(query) <= EXPORTED | FOREIGN | set(rules("record"))
 
 
-def test_no_rule_or_panel_takes_a_gauge_for_a_counter() -> None:
-    """All that the program exports are gauges: rate() and its like would take each fall for a counter's new start."""
-    queries = [rule["expr"] for kind in ("record", "alert") for rule in rules(kind).values()]
-    for query in [*queries, *dashboard_queries()]:
-        assert not re.search(r"\b(rate|irate|increase|resets)\s*\(", query)
+def test_alertmanager_example_names_alerts_and_labels_that_exist() -> None:
+    """Each inhibition is between alerts that there are, and every receiver of a route is there."""
+    config = yaml.safe_load((MONITORING / "alertmanager.yml").read_text(encoding="utf-8"))
+    for rule in config["inhibit_rules"]:
+        for matcher in rule["source_matchers"] + rule["target_matchers"]:
+            label, names = re.fullmatch(r'(\w+)=~?"([\w|]+)"', matcher).groups()  # type: ignore[union-attr]
+            assert label == "alertname"
+            assert set(names.split("|")) <= set(rules("alert"))
+        assert set(rule["equal"]) <= {"account", "channel"}
+    receivers = {config["route"]["receiver"], *(route["receiver"] for route in config["route"]["routes"])}
+    assert receivers == {receiver["name"] for receiver in config["receivers"]}
 
 
-def test_dashboard_is_up_to_date() -> None:
-    """The committed dashboard is what the script makes."""
-    made = runpy.run_path(str(MONITORING / "dashboard.py"))["build"]()
-    assert (MONITORING / "dashboard.json").read_text(encoding="utf-8") == made, "run monitoring/dashboard.py"
+# --- the dashboard
 
 
 def test_dashboard_is_one_that_grafana_can_load() -> None:
-    """Panels and queries are numbered, every query goes to the chosen data source, and both variables are there."""
-    dashboard = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
-    data_source, channel = dashboard["templating"]["list"]
-    assert (data_source["name"], data_source["type"], data_source["query"]) == (
-        "datasource",
-        "datasource",
-        "prometheus",
-    )
-    assert (channel["name"], channel["multi"], channel["includeAll"]) == ("channel", True, True)
-    panels = dashboard["panels"]
+    """It fits Grafana's own schema, its panels and queries are numbered, and its variables are there."""
+    found = dashboard()
+    register_default_plugins()
+    assert json.loads(JSONEncoder().encode(Dashboard.from_json(found))) == found
+    variables = found["templating"]["list"]
+    assert [variable["name"] for variable in variables] == ["datasource", "account", "channel"]
+    assert variables[0]["query"] == "prometheus"
+    assert all(variable["multi"] and variable["includeAll"] for variable in variables[1:])
+    panels = found["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     rows = [panel["title"] for panel in panels if panel["type"] == "row"]
-    assert rows == ["Overview", "Status codes", "ISPs and provinces", "Health of the poller"]
+    assert rows == ["Overview", "Channels", "Status codes", "Last closed day", "Health of the poller and of the ledger"]
     for panel in panels:
+        assert panel["type"] == "row" or panel["datasource"]["uid"] == "${datasource}"
         targets = panel.get("targets", [])
         assert len({target["refId"] for target in targets} - {""}) == len(targets)
         for target in targets:
             assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+def test_dashboard_shows_no_frozen_value_as_present() -> None:
+    """A stat, a bar or a table shows the end of the range alone. A graph has steps of at least five minutes."""
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", []):
+            assert target.get("instant", False) == (panel["type"] != "timeseries")
+            assert target.get("interval") == ("5m" if panel["type"] == "timeseries" else None)
+
+
+def test_dashboard_limits_the_lines_of_a_graph_by_channel() -> None:
+    """A graph with a line for each channel shows the ten that matter."""
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", []):
+            if panel["type"] == "timeseries" and "{{channel}}" in target["legendFormat"]:
+                assert re.match(r"(top|bottom)k\(10, ", target["expr"])
+
+
+def test_dashboard_panels_do_not_overlap() -> None:
+    """No cell of the grid, 24 wide, is taken twice."""
+    taken = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in dashboard()["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(taken) == len(set(taken))
+    assert max(x for x, _ in taken) < 24
+
+
+# --- with a real Prometheus
+
+
+@pytest.mark.slow
+def test_every_query_answers_over_a_simulated_day(tmp_path: Path, prometheus: Callable[[Path], str]) -> None:
+    """After a day with an outage of 90 minutes every query has numbers, and the traffic is the portal's."""
+    end = datetime(2026, 12, 1, 6, tzinfo=PORTAL_ZONE)
+    times = [end - number * 2 * STEP for number in range(30 * 6, -1, -1)]
+    outage = (end - timedelta(hours=8), end - timedelta(hours=6, minutes=30))
+    target = {"job": "node", "instance": "localhost:9100"}
+    history = polls(tmp_path, (time for time in times if not outage[0] < time < outage[1]))
+    make_blocks(openmetrics(history, target), tmp_path)
+    (tmp_path / "prometheus.yml").touch()
+    url = prometheus(tmp_path / "prometheus.yml")
+
+    def at(query: str, time: datetime = end) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = ask(url, "query", query=query, time=str(time.timestamp()))["result"]
+        return result
+
+    # Recorded series are not in blocks: their expressions take their places.
+    recorded = rules("record")
+    for query in [*recorded, *(rule["expr"] for rule in rules("alert").values()), *runbook_queries()]:
+        assert at(_inlined(query, recorded)) or query not in recorded, query
+    assert [query for query in dashboard_queries() if not at(query)] == []
+
+    def rates_are_the_portals(hours: int, time: datetime) -> None:
+        query = _inlined("account_channel:chinacache_traffic_bytes:rate1h", recorded).replace("[1h]", f"[{hours}h]")
+        rates = {series["metric"]["channel"]: float(series["value"][1]) for series in at(query, time)}
+        stop = time - timedelta(minutes=15)
+        start = stop - timedelta(hours=hours)
+        seconds = hours * 3600
+        assert rates == pytest.approx({channel: portal_bytes(channel, start, stop) / seconds for channel in CHANNELS})
+
+    rates_are_the_portals(1, end)
+    # With an outage and its catch-up in the range.
+    rates_are_the_portals(3, outage[1] + 2 * STEP)
+
+
+def _inlined(query: str, recorded: dict[str, dict[str, Any]]) -> str:
+    """Return a query with the expressions of recorded series in their places, without offsets and matchers."""
+    for name, rule in reversed(recorded.items()):
+        query = re.sub(rf"{name}(\{{[^}}]*\}})?(\s+offset \w+)?", f"({rule['expr'].strip()})", query)
+    return query
 
 
 @pytest.mark.slow
@@ -217,34 +337,47 @@ def test_rules_and_dashboard_answer_whichever_way_the_numbers_come(
     pushgateway: Callable[..., str],
     prometheus: Callable[[Path], str],
 ) -> None:
-    """By node_exporter, by a Pushgateway or by both: no rule fails, no query is empty, no byte is counted twice."""
+    """By node_exporter, by a Pushgateway or by both: no rule fails, no alert is raised, no byte is counted twice."""
     textfiles, config = tmp_path / "textfiles", tmp_path / "config"
     textfiles.mkdir()
     config.mkdir()
-    text = sample(time.time())
     exporter = gateway = "127.0.0.1:1"
     if "textfile" in ways:
-        (textfiles / "cc-textfile.prom").write_text(text, encoding="utf-8")
         exporter = urlsplit(node_exporter(textfiles)).netloc
     if "pushgateway" in ways:
         gateway = urlsplit(pushgateway()).netloc
-        push = requests.put(f"http://{gateway}/metrics/job/ChinaCachePush", data=text.encode(), timeout=10)
-        push.raise_for_status()
-    url = prometheus(configure(config, exporter, gateway))
 
+    def deliver(text: bytes) -> None:
+        if "textfile" in ways:
+            temporary = textfiles / "cc-textfile.prom.new"
+            temporary.write_bytes(text)
+            temporary.rename(textfiles / "cc-textfile.prom")
+        if "pushgateway" in ways:
+            requests.put(f"http://{gateway}/metrics/job/ChinaCachePush", data=text, timeout=10).raise_for_status()
+
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    times = [now - number * STEP for number in range(50 * 12, -1, -12)]
+    *_, earlier, latest = (generate_latest(registry) for _, registry in polls(tmp_path, times))
+    deliver(earlier)
+    url = prometheus(configure(config, exporter, gateway))
     # Both ways must have come in before it says anything that nothing is counted twice.
-    eventually(lambda: value(url, "count(cc_textfile_poll_timestamp_seconds)") == len(ways))
-    eventually(lambda: value(url, "cdn:ChinaCache_metrics_statuscodes_request_count:ratio_5xx_1h") is not None)
+    eventually(lambda: value(url, "count(chinacache_settled_seconds_total)") == len(ways) * len(CHANNELS))
+    settled = value(url, "max(chinacache_settled_seconds_total)")
+    deliver(latest)
+    eventually(lambda: value(url, "min(chinacache_settled_seconds_total)") == (settled or 0) + 3600)
+    eventually(lambda: value(url, "account_channel:chinacache_responses_5xx:ratio1h") is not None)
+
     sources = ask(url, "series", **{"match[]": "cc_textfile_poll_timestamp_seconds"})
     labels = {"textfile": {"job": "node", "instance": exporter}, "pushgateway": {"job": "ChinaCachePush"}}
-    expected = [{"__name__": "cc_textfile_poll_timestamp_seconds"} | labels[way] for way in ways]
-    assert sorted(sources, key=itemgetter("job")) == sorted(expected, key=itemgetter("job"))
-
+    name = {"__name__": "cc_textfile_poll_timestamp_seconds", "account": demo.USER}
+    assert sorted(sources, key=itemgetter("job")) == sorted((name | labels[way] for way in ways), key=itemgetter("job"))
     loaded = eventually(lambda: loaded_rules(url))
-    assert len(loaded) == len(rules("record")) + len(rules("alert"))
+    assert len(loaded) == len(ALL_RULES)
     assert [rule for rule in loaded if rule["health"] != "ok"] == []
     assert [rule["name"] for rule in loaded if rule.get("state") == "firing"] == []
+    assert [query for query in dashboard_queries() if value(url, query) is None] == []
 
-    assert value(url, "cdn:ChinaCache_metrics_total_bytes:per_second") == pytest.approx(BYTES_PER_SECOND)
-    empty = [query for query in dashboard_queries() if value(url, query) is None]
-    assert empty == []
+    position = eventually(lambda: value(url, "max(cc_textfile_ledger_settled_end_timestamp_seconds)"))
+    stop = datetime.fromtimestamp(position, UTC)
+    expected = sum(portal_bytes(channel, stop - timedelta(hours=1), stop) for channel in CHANNELS) / 3600
+    assert value(url, "sum(account_channel:chinacache_traffic_bytes:rate1h)") == pytest.approx(expected)
