@@ -99,7 +99,7 @@ class _Handler(logging.Handler):
         if sys.is_finalizing():  # pragma: no cover # no thread starts any more, nor is coverage recorded
             _write(data)
             return
-        # A full pipe or a stopped terminal blocks its writer for ever, even where it has room for a part of the line.
+        # A full pipe or a stopped terminal blocks its writer for ever, even where a part of the line fits.
         self._writer = threading.Thread(target=_write, args=(data,), daemon=True)
         try:
             self._writer.start()

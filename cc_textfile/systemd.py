@@ -15,7 +15,7 @@ STOPPING: Final = "STOPPING=1"
 WATCHDOG: Final = "WATCHDOG=1"
 
 SEND_SECONDS: Final = 0.5
-"""How long a datagram waits for room in a queue that nobody empties."""
+"""How long a datagram waits in front of a full queue."""
 
 
 def status(text: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cc_textfile import logs
@@ -76,6 +76,7 @@ def test_a_short_secret_is_left_alone(secret: str) -> None:
     assert Redactor(secret).quote("2 channels say: info") == "2 channels say: info"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_foreign_text_is_one_short_line(text: str) -> None:
     """What a server writes cannot begin a line of its own in a log, nor colour a terminal, nor fill a disk."""
@@ -220,7 +221,7 @@ def test_a_standard_error_that_nobody_reads(unread: int, tmp_path: Path, portal:
     env["CHINACACHE_CHANNEL_IDS"] = "x" * 1000  # a long line for each failure
     portal.fault = lambda *_: "malformed"
     with loop(env, unread):
-        polls = 60  # more lines than a terminal has room for
+        polls = 60  # more lines than a terminal takes
         eventually(lambda: portal.requests > 4 * polls)
         requests, written = portal.requests, textfile.stat().st_mtime_ns
         eventually(lambda: portal.requests > requests + 8)

@@ -180,7 +180,7 @@ def test_one_line_a_poll_and_one_a_distinct_failure(tmp_path: Path, portal: Demo
     assert second.endswith(f" series; wrote {textfile}")
 
 
-def test_prometheus_answers_from_both_ways(
+def test_prometheus_has_the_numbers_of_both_ways(
     written: Path,
     tmp_path: Path,
     portal: DemoPortal,
@@ -188,7 +188,7 @@ def test_prometheus_answers_from_both_ways(
     pushgateway: Callable[..., str],
     prometheus: Callable[[Path], str],
 ) -> None:
-    """The shipped configuration scrapes both, keeps the pushed job's name, and Prometheus answers a query over them."""
+    """The shipped configuration scrapes both, keeps the job of the push, and a query finds both."""
     gateway = pushgateway()
     assert run("run", env=account(portal, PUSHGATEWAY=gateway)).returncode == 0
     config = (ROOT / "monitoring" / "prometheus.yml").read_text()

@@ -188,7 +188,7 @@ def test_stop_signals_in_a_row(env: dict[str, str], start: Start) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         program.process.send_signal(number)
     assert program.end(None) == 0
-    assert re.search("(SIGINT|SIGTERM): stopped$", program.said)
+    assert re.search("(SIGINT|SIGTERM): stopped$", program.said, re.MULTILINE)
 
 
 # --- SIGHUP ----------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_a_status_is_one_line() -> None:
     ("allowed", "watched", "seconds"),
     [
         ("30000000", None, 15.0),
-        ("30000000", str(os.getpid()), 15.0),
+        ("30000000", "{pid}", 15.0),
         ("30000000", "1", None),
         ("0", None, None),
         ("soon", None, None),
@@ -93,7 +93,7 @@ def test_the_watchdog_is_notified_at_half_its_time(
     for name, value in (("WATCHDOG_USEC", allowed), ("WATCHDOG_PID", watched)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
-            monkeypatch.setenv(name, value)
+            monkeypatch.setenv(name, value.format(pid=os.getpid()))
     assert systemd.watchdog_interval() == seconds
 
 

@@ -69,6 +69,7 @@ class Pushgateway:
         self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
     ) -> Callable[[], None]:
         del timeout  # the settings' one bounds the whole push
+
         def send() -> None:
             fields = {**dict(headers), **self._authorization}
             reply = self._transport.exchange(
