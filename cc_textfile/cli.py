@@ -119,6 +119,8 @@ def _run(settings: Settings, load: Callable[[], Settings], *, reloads: bool = Tr
         return 0  # pragma: no cover # a loop ends by a signal
 
     def stopped(name: str) -> int:
+        if sys.stderr and sys.stderr.isatty():
+            os.write(2, b"\033[?25h\n")  # a progress bar hides the cursor
         if settings.interval is not None:
             return daemon.stopped_loop(name)
         log.error("%s before the poll was complete", name)

@@ -1,0 +1,270 @@
+"""`cc-textfile backfill`: the days before the first poll, for Prometheus and for a new ledger.
+
+What was answered is kept in the ledger (`ledger.past`), batch by batch. Once all is there, the history is written, and
+the ledger goes on where it ends: in this order, so that a process that was stopped anywhere can be started again.
+"""
+
+import logging
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import click
+
+from cc_textfile.errors import CcTextfileError, Malformed, OutputError, RequestError, SettingsError
+from cc_textfile.ledger.past import MARGIN, Past
+from cc_textfile.logs import Redactor
+from cc_textfile.poll import PROBES, Fetch, is_refusal, poll
+from cc_textfile.portal.client import PortalClient
+from cc_textfile.portal.responses import Method, Request
+from cc_textfile.portal.transport import Transport
+from cc_textfile.portal.window import PORTAL_ZONE
+from cc_textfile.settings import Settings
+
+BATCH = 1000
+"""Requests that are made again, at most, after the process was killed. The first batch is the smallest that shows
+whether the portal has the past."""
+
+LOG_SECONDS = 60.0
+"""How often a line tells the progress where there is no terminal."""
+
+FAMILIES: tuple[tuple[str, Method | None, str, Mapping[str, str]], ...] = (
+    ("chinacache_traffic_bytes", Method.ISP, "", {"traffic": ""}),
+    ("chinacache_requests", Method.HIT_RATE, "result", {"hits": "hit", "misses": "miss"}),
+    ("chinacache_settled_seconds", None, "", {"seconds": ""}),
+    ("chinacache_responses", Method.HTTP_CODE, "code", {}),
+)
+"""Of each counter its name, the method behind it, its own label, and the value of that where it is not the figure's
+name."""
+
+_NEXT_STEPS = """\
+The history of {channels} channels from {first} to {end} (UTC+8) is in {output}. The ledger goes on from there.
+
+On the host of Prometheus, with its own --storage.tsdb.path instead of Debian's:
+
+  promtool tsdb create-blocks-from openmetrics {file} {blocks}
+  sudo chown -R --reference=/var/lib/prometheus/metrics2 {blocks}
+  sudo cp -a {blocks}/* /var/lib/prometheus/metrics2/
+
+Prometheus loads the blocks within some minutes, without a restart. Mind that:
+
+- It deletes blocks that are older than its retention, which is 15 days by default. This history needs
+  --storage.tsdb.retention.time={days}d or more, set before the copy.
+- Import the history once. A second one over the same time is mixed with the first, and no number is right then.
+- The history ends {hours} hours ago, for a reason: Prometheus drops live samples that are older than the end of a
+  block. The first poll counts the time since then. Let it run soon, within --catch-up at the latest."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What is wanted: the days from `first` (a midnight in UTC+8) on, in steps of whole 5 minutes, and where.
+
+    `job` and `instance` are the labels of the live series; an empty one is a label that they do not have. `output` is
+    None for standard output.
+    """
+
+    first: datetime
+    step: timedelta
+    job: str
+    instance: str
+    output: Path | None
+
+    @property
+    def temporary(self) -> Path | None:
+        """Where the file is written before it gets its name; the same at each start, so that no other is left."""
+        return self.output and self.output.with_name(f".{self.output.name}.cc-textfile")
+
+
+def run(settings: Settings, redactor: Redactor, history: History) -> str:
+    """Fill a new ledger and write the history; return what to do next, in words. Raises `CcTextfileError`."""
+    client = PortalClient(Transport(settings.portal_url, ca_file=settings.ca_file), settings, redactor)
+    return backfill(settings, history, client.fetch, datetime.now(UTC))
+
+
+def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime) -> str:
+    """Do what `run` does, at the time `now` and with the responses that `fetch` returns."""
+    assert settings.ledger  # noqa: S101 # the command requires it
+    with Past(
+        settings.ledger,
+        channels=settings.channels,
+        methods=settings.methods,
+        first=history.first,
+        step=history.step,
+        settle=timedelta(seconds=settings.settle),
+        day_settle=timedelta(seconds=settings.day_settle),
+        now=now,
+    ) as past:
+        _check(history, past)
+        with _Progress(past) as progress:
+            _make_requests(settings, past, fetch, progress)
+        _write(history.temporary, _openmetrics(past, settings.account, history))
+        past.finish(str(history.output and history.output.absolute()), lambda: _publish(history))
+        return _next_steps(history, past, now)
+
+
+def _check(history: History, past: Past) -> None:
+    output = history.output
+    if past.end <= past.first:
+        raise SettingsError(
+            f"--from: the history ends with the last settled step that is more than {MARGIN // 3600} hours old, at "
+            f"{_time(past.end)} (UTC+8), and that is not after its beginning; give an earlier day"
+        )
+    if output and os.path.lexists(output) and past.output != str(output.absolute()):
+        raise SettingsError(f"--output: {output} exists, and is not overwritten; give another file")
+    if output and not os.access(output.parent, os.W_OK | os.X_OK):
+        raise SettingsError(f"--output: {output.parent} is not a folder that user {os.geteuid()} may write in")
+
+
+class _Progress:
+    """How many requests are done: a bar on a terminal, a line a minute elsewhere."""
+
+    def __init__(self, past: Past) -> None:
+        self.done = past.total - sum(1 for _ in past.missing())
+        self.total = past.total
+        self._bar = None
+        if sys.stderr and sys.stderr.isatty():
+            self._bar = click.progressbar(length=self.total, label="requesting", show_pos=True, file=sys.stderr)
+        self._due = monotonic()
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.__enter__()
+        self.tick(0, 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.__exit__(kind, error, trace)
+
+    def tick(self, made: int, _of_batch: int) -> None:
+        """Show that so many more are made than are done."""
+        if self._bar:
+            self._bar.update(self.done + made - self._bar.pos)
+        elif monotonic() >= self._due:
+            self._due = monotonic() + LOG_SECONDS
+            log.info("%s of %s requests are made", f"{self.done + made:,}", f"{self.total:,}")
+
+
+def _make_requests(settings: Settings, past: Past, fetch: Fetch, progress: _Progress) -> None:
+    """Make the requests that are missing, and those that fail again, for as long as each batch brings something."""
+    size = PROBES
+    while progress.done < progress.total:
+        failed: Counter[str] = Counter()
+        missing = past.missing()
+        while batch := list(islice(missing, size)):
+            size = BATCH
+            snapshot = poll(
+                fetch,
+                (),
+                batch,
+                concurrency=settings.concurrency,
+                deadline=settings.deadline,
+                now=datetime.now(UTC),
+                progress=progress.tick,
+            )
+            for request, response in snapshot.responses.items():
+                if response.date and response.date < request.window.end + timedelta(seconds=settings.settle):
+                    raise CcTextfileError(
+                        f"the portal's clock is at {_time(response.date.timestamp())} (UTC+8), which is too early for "
+                        f"the numbers until {_time(request.window.end.timestamp())}: the clock of this host is ahead. "
+                        "Set it, and start again"
+                    )
+            unreadable = past.keep(snapshot.responses)
+            failures: dict[Request, RequestError] = dict(snapshot.failures)
+            failures |= dict.fromkeys(unreadable, Malformed("a number of the response cannot be read"))
+            failed.update(error.reason for error in failures.values())
+            progress.done += len(snapshot.responses) - len(unreadable)
+            progress.tick(0, 0)
+            refusals = {request: error for request, error in failures.items() if is_refusal(error)}
+            if refusals or len(snapshot.responses) == len(unreadable):
+                raise _failure(refusals or failures, progress)
+        if failed:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in failed.items())
+            log.warning("%s requests failed (%s): they are made again", f"{failed.total():,}", reasons)
+
+
+def _failure(failures: Mapping[Request, RequestError], progress: _Progress) -> CcTextfileError:
+    message = "no response by the deadline of a batch (--deadline)"
+    for (channel, method, (start, end)), error in islice(failures.items(), 1):
+        message = f"{method} of channel {channel}, {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} (UTC+8): {error}"
+        if is_refusal(error):
+            message += ". If the portal does not have that time any more, give a later --from"
+    message += (
+        f". {progress.total - progress.done:,} of {progress.total:,} requests have no response, and no file is made"
+    )
+    if progress.done:
+        message += ". The other responses are kept: the same command goes on from there"
+    return CcTextfileError(message)
+
+
+def _openmetrics(past: Past, account: str, history: History) -> Iterator[bytes]:
+    target = {"job": history.job, "instance": history.instance}
+    for name, method, label, values in FAMILIES:
+        yield f"# TYPE {name} counter\n".encode()
+        for channel in past.channels:
+            rows = list(past.series(channel, method) if method else past.seconds())
+            for figure in dict.fromkeys(figure for _, figures in rows for figure in figures):
+                labels = {"account": account, "channel": channel, label: values.get(figure, figure), **target}
+                series = f"{name}_total{{{_pairs(labels)}}}"
+                total = 0
+                yield f"{series} 0 {past.first}\n".encode()
+                for end, figures in rows:
+                    total += figures.get(figure, 0)
+                    yield f"{series} {total} {end}\n".encode()
+    yield b"# EOF\n"
+
+
+def _pairs(labels: Mapping[str, str]) -> str:
+    escapes = {ord("\\"): r"\\", ord('"'): r"\"", ord("\n"): r"\n"}
+    return ",".join(f'{name}="{value.translate(escapes)}"' for name, value in labels.items() if name and value)
+
+
+def _write(path: Path | None, lines: Iterator[bytes]) -> None:
+    try:
+        with path.open("wb") if path else open(1, "wb", closefd=False) as file:  # standard output
+            file.writelines(lines)
+            file.flush()
+            if path:
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"{path or 'standard output'} cannot be written: {error.strerror}") from None
+
+
+def _publish(history: History) -> None:
+    """Give the file its name, for good, before the ledger forgets what is in it."""
+    if history.output and history.temporary:
+        history.temporary.rename(history.output)
+        folder = os.open(history.output.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def _next_steps(history: History, past: Past, now: datetime) -> str:
+    file = shlex.quote(history.output.name if history.output else "FILE")
+    return _NEXT_STEPS.format(
+        channels=len(past.channels),
+        first=_time(past.first),
+        end=_time(past.end),
+        output=history.output or "standard output",
+        file=file,
+        blocks="chinacache-blocks",
+        days=int(now.timestamp() - past.first) // 86_400 + 2,
+        hours=int(now.timestamp() - past.end) // 3600,
+    )
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, PORTAL_ZONE):%Y-%m-%d %H:%M}"
