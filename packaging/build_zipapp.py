@@ -31,7 +31,7 @@ import sys
 if sys.version_info < (3, 11):
     sys.exit("cc-textfile needs Python 3.11 or later, and this is %d.%d" % sys.version_info[:2])
 
-from cc_textfile.cli import main
+from cc_textfile.__main__ import main
 
 sys.exit(main())
 """
