@@ -67,11 +67,12 @@ PREFIX ?= /usr/local
 INTERPRETER ?= /usr/bin/python3 -I
 zsh_completions ?= $(PREFIX)/share/zsh/site-functions
 installed = $(DESTDIR)$(PREFIX)
+units = $(installed)/lib/systemd/system
 
 .PHONY: zipapp
 zipapp: dist/cc-textfile.pyz ## build the whole program as one file, dist/cc-textfile.pyz
 
-dist/cc-textfile.pyz: .venv/program packaging/build_zipapp.py packaging/wheels.txt $(wildcard cc_textfile/*.py)
+dist/cc-textfile.pyz: .venv/program packaging/build_zipapp.py packaging/wheels.txt $(shell find cc_textfile -name '*.py')
 	$(BIN)/python packaging/build_zipapp.py $@
 
 build/cc-textfile.1: dist/cc-textfile.pyz packaging/man_page.py
@@ -85,21 +86,29 @@ build/completion.%: dist/cc-textfile.pyz
 
 .PHONY: install
 install: dist/cc-textfile.pyz build/cc-textfile.1 build/completion.bash build/completion.zsh build/completion.fish ## install under PREFIX, /usr/local
-	install -d $(installed)/bin $(installed)/lib/systemd/system
+	install -d $(installed)/bin $(units) $(installed)/share/doc/cc-textfile
 	$(PYTHON) -m zipapp dist/cc-textfile.pyz --python '$(INTERPRETER)' --output $(installed)/bin/cc-textfile
 	chmod 0755 $(installed)/bin/cc-textfile
-	install -m 0644 systemd/*.service systemd/*.timer systemd/*.target $(installed)/lib/systemd/system/
-	sed -i 's|/usr/bin/cc-textfile|$(PREFIX)/bin/cc-textfile|' $(installed)/lib/systemd/system/cc-textfile*.service
+	install -D -m 0755 -t $(installed)/sbin systemd/cc-textfile-check
+	install -D -m 0755 -t $(installed)/lib/cc-textfile systemd/link-textfile systemd/unless-daemon
+	install -D -m 0644 -t $(installed)/lib/cc-textfile/placeholders systemd/placeholders/*
+	install -m 0644 systemd/*.service systemd/*.timer systemd/*.target $(units)/
+	sed -i -E 's!/usr/(bin/cc-textfile|lib/cc-textfile/|share/doc/)!$(PREFIX)/\1!g' $(units)/cc-textfile*.service
+	set -e; for unit in cc-textfile cc-textfile@ cc-textfiled cc-textfiled@; do \
+		install -D -m 0644 systemd/common.conf $(units)/$$unit.service.d/10-common.conf; done
 	install -D -m 0644 systemd/cc-textfile.sysusers $(installed)/lib/sysusers.d/cc-textfile.conf
 	install -D -m 0644 systemd/cc-textfile.tmpfiles $(installed)/lib/tmpfiles.d/cc-textfile.conf
 	test -e $(DESTDIR)/etc/default/cc-textfile || \
 		install -D -m 0644 packaging/cc-textfile.default $(DESTDIR)/etc/default/cc-textfile
 	install -D -m 0644 build/cc-textfile.1 $(installed)/share/man/man1/cc-textfile.1
+	install -D -m 0644 -t $(installed)/share/man/man8 packaging/cc-textfile.service.8
 	install -D -m 0644 build/completion.bash $(installed)/share/bash-completion/completions/cc-textfile
 	install -D -m 0644 build/completion.zsh $(DESTDIR)$(zsh_completions)/_cc-textfile
 	install -D -m 0644 build/completion.fish $(installed)/share/fish/vendor_completions.d/cc-textfile.fish
-	install -D -m 0644 -t $(installed)/share/doc/cc-textfile README.md CHANGELOG.md LICENSE
+	install -m 0644 -t $(installed)/share/doc/cc-textfile README.md CHANGELOG.md LICENSE docs/*.md
 	install -D -m 0644 -t $(installed)/share/doc/cc-textfile/examples systemd/examples/*
+	find monitoring -type f ! -name '*.py*' ! -name '*.png' ! -path '*/tests/*' -exec \
+		install -D -m 0644 {} $(installed)/share/doc/cc-textfile/{} \;
 
 .PHONY: deb
 deb: ## build the Debian package, dist/cc-textfile_VERSION_all.deb

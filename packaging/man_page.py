@@ -14,14 +14,10 @@ from cc_textfile.cli import main
 FILES = {
     "/etc/default/cc-textfile": "Settings for the units, one NAME=value a line.",
     "/etc/cc-textfile/password": "The portal's password; the units wait until it is there.",
-    "/etc/cc-textfile/NAME.env, /etc/cc-textfile/NAME.password": (
-        "The same for a further account, polled by cc-textfile@NAME.timer."
-    ),
-    "/var/lib/prometheus/node-exporter/cc-textfile.prom": "What the units write, where Debian's node_exporter reads.",
+    "/etc/cc-textfile/NAME.env, /etc/cc-textfile/NAME.password": "The same for a further account.",
+    "/var/lib/cc-textfile": "Text files and ledgers that the units write.",
 }
-SEE_ALSO = (
-    "prometheus-node-exporter(1), systemctl(1), journalctl(1), systemd.timer(5), systemd.exec(5), systemd-creds(1)"
-)
+SEE_ALSO = "cc-textfile.service(8), prometheus-node-exporter(1), systemctl(1), journalctl(1), systemd-creds(1)"
 
 
 def escaped(text: str) -> str:

@@ -1,12 +1,14 @@
-"""Machines to test on: a minimal Debian of its own kernel namespaces, booted with its own systemd in half a second.
+"""Machines to test on: a minimal Debian in kernel namespaces, booted with its own systemd in about a second.
 
-The root is built once, from what apt is configured for here, and kept in .cache. Each machine works on a writable layer
-in memory above it, and leaves nothing behind.
+The root of a release is built once, from the mirror that apt is configured for here, and kept in .cache. Each machine
+works on a writable layer in memory above it, and leaves nothing behind.
 """
 
 import contextlib
 import hashlib
+import itertools
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -25,15 +27,20 @@ PACKAGES: Final = (
     "python3",
     "ca-certificates",
     "man-db",
+    "curl",
+    "sudo",
     "prometheus-node-exporter",
-    "prometheus",
 )
+RELEASES: Final = ("bookworm", "trixie")
 TOOLS: Final = ("debootstrap", "systemd-nspawn", "nsenter", "unshare", "apt-get")
 PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE: Final = 60.0
 """Seconds that a command, or an event, may take; far beyond what a slow machine needs."""
 
 SECONDS_TO_STOP: Final = 20.0
+
+
+_numbers = itertools.count()
 
 
 class NoRootError(Exception):
@@ -63,44 +70,37 @@ def _hierarchies() -> list[Path]:
     return [path for path in beside if path.is_dir()] or [Path("/sys/fs/cgroup")]
 
 
-def _release() -> str:
-    """Return the code name of this host's own release, which its apt has a mirror of."""
-    fields = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    return fields["VERSION_CODENAME"].strip('"')
+def _mirror() -> str:
+    """Return the Debian mirror that this host's own apt uses; raises `NoRootError`."""
+    targets = ["apt-get", "indextargets", "--format=$(SITE)", "Created-By: Packages", "Origin: Debian"]
+    sites = subprocess.run(targets, check=True, capture_output=True, text=True).stdout.split()
+    mirrors = [site for site in sites if "security" not in site]
+    if not mirrors:
+        message = "apt has no Debian mirror; run apt-get update"
+        raise NoRootError(message)
+    return mirrors[0]
 
 
-def root() -> Path:
-    """Return the root that machines are booted from, built if not there yet (a minute); raises `NoRootError`."""
-    release = _release()
+def root(release: str) -> Path:
+    """Return the root of a release that machines are booted from, built if needed (a minute); raises `NoRootError`."""
     mark = hashlib.sha256(" ".join((release, *PACKAGES)).encode()).hexdigest()[:12]
     built = CACHE / f"host-{release}-{mark}"
     if not built.is_dir():
-        mirrors = subprocess.run(
-            ["apt-get", "indextargets", "--format=$(SITE)", "Created-By: Packages", f"Codename: {release}"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split()
         CACHE.mkdir(exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix="host-unfinished-", dir=CACHE))
         unfinished.chmod(0o755)
-        command = [
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={','.join(PACKAGES)}",
-            release,
-            str(unfinished),
-            *mirrors[:1],
-        ]
-        said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if said.returncode != 0:
-            message = f"debootstrap failed:\n{said.stdout[-2000:]}"
+        command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", release, str(unfinished)]
+        done = subprocess.run(
+            [*command, _mirror()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        if done.returncode != 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            message = f"debootstrap of {release} failed:\n{done.stdout[-2000:]}"
             raise NoRootError(message)
-        # Every installed host has this; debootstrap leaves it to the installer.
-        (unfinished / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
-        # Who needs Prometheus starts it: it would slow the boot of all others.
-        subprocess.run(["systemctl", "--quiet", f"--root={unfinished}", "disable", "prometheus.service"], check=True)
-        with contextlib.suppress(OSError):  # somebody else was faster
+        # Every installed host has these; debootstrap leaves them to the installer.
+        (unfinished / "etc" / "hostname").write_text("debian\n")
+        (unfinished / "etc" / "hosts").write_text("127.0.0.1 localhost\n127.0.1.1 debian\n")
+        with contextlib.suppress(OSError):  # another test run was faster
             unfinished.rename(built)
         shutil.rmtree(unfinished, ignore_errors=True)
     return built
@@ -109,15 +109,17 @@ def root() -> Path:
 class Machine:
     """A booted machine; a context manager, which ends it. `source` is readable within, at the same path."""
 
-    def __init__(self, *, source: Path) -> None:
+    def __init__(self, release: str, *, source: Path) -> None:
+        self.release = release
         self._source = source
-        self._name = f"cc-textfile-test-{os.getpid()}"
+        self._name = f"cc-textfile-test-{os.getpid()}-{next(_numbers)}"
         self._leader = 0
+        self._since: tuple[str, ...] = ()
         self._groups = [hierarchy / self._name for hierarchy in _hierarchies()]
 
     def __enter__(self) -> Self:
         """Boot, until every unit of the default target is up."""
-        system = root()
+        system = root(self.release)
         # systemd-nspawn makes control groups below its own: in one of our own, two test runs do not share them.
         for group in self._groups:
             group.mkdir(exist_ok=True)
@@ -203,6 +205,23 @@ class Machine:
         assert not check or process.returncode == 0, f"{' '.join(command)} exited {process.returncode}:\n{said}"
         return said
 
+    def type(self, command: str, *, user: str, prompt: str, keys: str) -> str:
+        """Run a user's shell command at a terminal, type the keys at its prompt, and return what the terminal shows."""
+        script = shlex.join(("script", "--quiet", "--return", f"--command={command}", "/dev/null"))
+        words = ("runuser", "--login", user, f"--command={script}")
+        shown = ""
+        with self._running(words, stdin=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            while prompt not in shown and (character := process.stdout.read(1)):
+                shown += character
+            # The prompt comes just before the terminal's echo is switched off.
+            while " -echo " not in self.run("stty", "--all", "--file=/dev/pts/0", check=False):
+                assert process.poll() is None, shown
+            shown += process.communicate(keys)[0]
+        assert process.returncode == 0, f"{command} exited {process.returncode}:\n{shown}"
+        return shown
+
     def write(self, path: str, text: str, mode: str = "0644") -> None:
         """Write a file within, and the folders that it is in."""
         self.run("install", "-D", f"--mode={mode}", "/dev/stdin", path, stdin=text)
@@ -211,15 +230,22 @@ class Machine:
         """Return a property of a unit, as systemd has it now."""
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
-    def log(self, unit: str) -> str:
-        """Return what the journal has of a unit, by it and about it: the messages alone."""
+    def forget_logs(self) -> None:
+        """Leave out of later logs what is in the journal by now."""
         self.run("journalctl", "--sync")
-        return self.run("journalctl", "--output=cat", f"--unit={unit}")
+        self._since = (f"--since=@{self.run('date', '+%s.%6N').strip()}",)
+
+    def log(self, *arguments: str) -> str:
+        """Return the messages of the journal, or of a part of it that the arguments of journalctl select."""
+        self.run("journalctl", "--sync")
+        return self.run("journalctl", "--quiet", "--output=cat", *self._since, *arguments)
 
     def wait_for_log(self, unit: str, text: str, *, times: int = 1) -> str:
         """Follow the journal of a unit until the text has come so many times; return all the messages until then."""
         lines: list[str] = []
-        with self._running(("journalctl", "--follow", "--lines=all", "--output=cat", f"--unit={unit}")) as process:
+        with self._running(
+            ("journalctl", "--follow", "--lines=all", "--output=cat", *self._since, f"--unit={unit}")
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append(line)

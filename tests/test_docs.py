@@ -51,6 +51,9 @@ FOREIGN_FLAGS = {
     "--system", "--timer-property", "--uid", "--unit", "--user-group",
     "--reference",  # chown
     "--lock",  # packaging/build_zipapp.py
+    "--build-arg", "--detach", "--env-file", "--publish", "--read-only", "--restart", "--rm", "--secret", "--signal",
+    "--volume", "--force", "--container", "--filename", "--from-file", "--kustomize", "--spec", "--from",  # podman, …
+    "--collector.disable-defaults", "--collector.textfile",
 }  # fmt: skip
 
 AVOIDED = {

@@ -194,7 +194,7 @@ def node_exporter(settings: Settings, address: str, redactor: Redactor) -> Itera
         return
     try:
         path = settings.textfile.absolute()
-    except OSError:  # as "textfile writable" has said
+    except OSError:  # as the step "textfile writable" shows
         return
     url, headers = without_credentials(address, redactor)
     url += "" if urlsplit(url).path else "/metrics"

@@ -440,7 +440,7 @@ class Ledger:
     def _delete_old(self, now: float) -> None:
         oldest = now - self._catch_up - self._day_settle - _DAY
         if given_up := self._db.execute("DELETE FROM closes WHERE day < ?", (oldest,)).rowcount:
-            log.warning("%d day closes are overdue by more than --catch-up: they are given up", given_up)
+            log.warning("%d day closes failed for longer than --catch-up: they are given up", given_up)
         self._db.execute("DELETE FROM days WHERE day < ?", (min(now - DAYS_KEPT * _DAY, oldest) - _DAY,))
 
     def _totals(self, ratios: Mapping[str, Mapping[str, float]]) -> Totals:
