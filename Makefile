@@ -16,7 +16,7 @@ check: .venv/development .tools/fetched ## lint, types and the quick tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -n auto --dist worksteal -m 'not slow'
 
 .PHONY: test
 test: .venv/development .tools/fetched ## lint, types, all tests, and the coverage gate
@@ -25,7 +25,7 @@ test: .venv/development .tools/fetched ## lint, types, all tests, and the covera
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -n auto --dist loadfile
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
