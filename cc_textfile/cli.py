@@ -34,6 +34,9 @@ BAD_SETTINGS = 2
 TICKS_BEFORE_BAR = 5
 """How many calls of the progress callback pass, a second in all, before a bar is drawn."""
 
+SHOW_CURSOR = "\033[?25h"
+"""A progress bar hides the cursor. This is part of a log line, because nothing else may wait for the terminal."""
+
 MAX_PORT = 65535
 FIRST_YEAR = 2000
 STEP, MAX_STEP = 300, 86_400
@@ -120,7 +123,7 @@ def _run(settings: Settings, load: Callable[[], Settings], *, reloads: bool = Tr
 
     def stopped(name: str) -> int:
         if sys.stderr and sys.stderr.isatty():
-            os.write(2, b"\033[?25h\n")  # a progress bar hides the cursor
+            name = SHOW_CURSOR + name
         if settings.interval is not None:
             return daemon.stopped_loop(name)
         log.error("%s before the poll was complete", name)
@@ -169,9 +172,10 @@ def _read(read: Callable[[str], T]) -> Callable[[click.Context, click.Parameter,
             help="Where node_exporter listens, if there is one.",
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="Write a list of {step, state, detail, remedy}."),
+        click.Option(["--settings-only"], is_flag=True, help="Only read the settings, and end with 0 or 2."),
     ],
 )
-def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool) -> None:
+def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool, settings_only: bool) -> None:
     """Find out whether a poll would succeed, and how to fix what would stop it.
 
     Takes the settings of `run`, and goes through what a poll needs: portal, text file, ledger, Pushgateway,
@@ -197,6 +201,8 @@ def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool) ->
             if as_json:
                 steps.show(steps.of_faults(error), as_json=True)
             raise
+        if settings_only:
+            return
         redactor = Redactor(settings.password)
         configure(settings.log_level, settings.log_format, redactor)
 

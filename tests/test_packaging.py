@@ -152,7 +152,6 @@ def test_bash_completes_commands_and_flags(one_file: Path, tmp_path: Path) -> No
     assert said.stdout == "--password-file\n", said.stderr
 
 
-@pytest.mark.xfail(reason="waits for the redesigned program", strict=True)
 @pytest.mark.parametrize(("flag", "expected"), [("--password-file", "file"), ("--log-level", "warning")])
 def test_bash_completes_paths_and_choices(one_file: Path, flag: str, expected: str) -> None:
     """After a flag that takes a file, bash completes paths; after one that takes a word, the words."""

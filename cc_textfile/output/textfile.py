@@ -19,6 +19,7 @@ FILE_MODE = 0o644
 """node_exporter runs as another user, and a file that it cannot read is an error for the whole folder."""
 
 TEMPORARY_SUFFIX = ".cc-textfile"
+UNIX_SOCKETS = Path("/proc/net/unix")
 UNKNOWN_PROCESS = "in another namespace"
 """Where the process is that has locked a file, when /proc does not list it."""
 
@@ -87,7 +88,7 @@ class Textfile:
     def holder(self) -> str | None:
         """Return which process has locked the file, in words, as far as /proc tells."""
         with suppress(OSError, OutputError):
-            for line in Path("/proc/net/unix").read_text(errors="replace").splitlines():
+            for line in UNIX_SOCKETS.read_text(errors="replace").splitlines():
                 _, found, process = line.partition(f"@{self._lock_name()}.")
                 if found and process.isdecimal():
                     return f"process {process}"
