@@ -122,8 +122,8 @@ def _check(history: History, past: Past) -> None:
         )
     if output and os.path.lexists(output) and past.output != str(output.absolute()):
         raise SettingsError(f"--output: {output} exists, and is not overwritten; give another file")
-    if output and not os.access(output.parent, os.W_OK | os.X_OK):
-        raise SettingsError(f"--output: {output.parent} is not a folder that user {os.geteuid()} may write in")
+    if output and not os.access(output.parent, os.R_OK | os.W_OK | os.X_OK):
+        raise SettingsError(f"--output: {output.parent} is not a folder that user {os.geteuid()} may read and write in")
 
 
 class _Progress:
@@ -246,10 +246,13 @@ def _write(path: Path | None, lines: Iterator[bytes]) -> None:
 def _publish(history: History) -> None:
     """Give the file its name, for good, before the ledger forgets what is in it."""
     if history.output and history.temporary:
-        history.temporary.rename(history.output)
-        folder = os.open(history.output.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        try:
+            history.temporary.rename(history.output)
+            folder = os.open(history.output.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        except OSError as error:
+            raise OutputError(f"{history.output} cannot be written: {error.strerror}") from None
 
 
 def _next_steps(history: History, past: Past, now: datetime) -> str:

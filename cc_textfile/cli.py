@@ -10,37 +10,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import click
 
 from cc_textfile import __version__
 from cc_textfile.errors import CcTextfileError, SettingsError
-from cc_textfile.logs import Redactor, configure
-from cc_textfile.portal.responses import Method
-from cc_textfile.portal.window import PORTAL_ZONE
+from cc_textfile.logs import Redactor, configure, say
+from cc_textfile.portal.window import PORTAL_ZONE, past_day, whole_steps
 from cc_textfile.settings import BY_NAME, Settings, SettingsCommand
 from cc_textfile.signals import SIGNALS, Signals
-
-if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar
-
-    from cc_textfile.demo.portal import DemoPortal
-    from cc_textfile.poll import Progress
 
 FAILED = 1
 BAD_SETTINGS = 2
 
-TICKS_BEFORE_BAR = 5
-"""How many calls of the progress callback pass, a second in all, before a bar is drawn."""
-
 SHOW_CURSOR = "\033[?25h"
 """A progress bar hides the cursor. This is part of a log line, because nothing else may wait for the terminal."""
 
-MAX_PORT = 65535
-FIRST_YEAR = 2000
-STEP, MAX_STEP = 300, 86_400
 LEDGER = "ledger.sqlite"
+MAX_DAYS = 99_999
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -113,12 +101,12 @@ def _run(settings: Settings, load: Callable[[], Settings], *, reloads: bool = Tr
     faulthandler.enable(2)  # systemd's watchdog aborts what hangs, and this tells where
     for note in settings.notes:
         log.warning("%s", note)
-    from cc_textfile import daemon  # noqa: PLC0415 # --help and bad settings need no requests
+    from cc_textfile import daemon, summary  # noqa: PLC0415 # --help and bad settings need no requests
 
     def work(signals: Signals) -> int:
         if settings.interval is None:
-            return 0 if daemon.once(settings, redactor, signals, _progress()) else FAILED
-        daemon.loop(settings, redactor, signals, reload=load, progress=_progress())
+            return 0 if daemon.once(settings, redactor, signals, summary.progress_bar()) else FAILED
+        daemon.loop(settings, redactor, signals, reload=load, progress=summary.progress_bar())
         return 0  # pragma: no cover # a loop ends by a signal
 
     def stopped(name: str) -> int:
@@ -132,32 +120,16 @@ def _run(settings: Settings, load: Callable[[], Settings], *, reloads: bool = Tr
     return SIGNALS.supervise(work, stopped, reloads=reloads)
 
 
-def _progress() -> "Progress | None":
-    """Return a callback that draws a progress bar for polls of more than a second, if there is a terminal for it."""
-    if not sys.stderr or not sys.stderr.isatty():
-        return None
-    bars: list[ProgressBar[int]] = []
-    ticks = 0
-
-    def tick(done: int, total: int) -> None:
-        nonlocal ticks
-        ticks = ticks + 1 if done < total else 0
-        try:
-            if ticks == TICKS_BEFORE_BAR:
-                bars.append(click.progressbar(length=total, label="polling", file=sys.stderr).__enter__())
-            for bar in bars:
-                bar.update(done - bar.pos)
-            if done == total and bars:
-                bars.pop().__exit__(None, None, None)
-        except OSError:  # the terminal is gone, and the poll goes on
-            bars.clear()
-
-    return tick
-
-
 def _read(read: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
-    """Return a callback of an option that reads its value as a setting would be read."""
-    return lambda _context, _option, text: None if text is None else read(text)
+    """Return a callback of an option, from a function that reads its value as a setting would be read."""
+
+    def callback(_context: click.Context, _option: click.Parameter, text: str | None) -> T | None:
+        try:
+            return None if text is None else read(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
 
 
 @main.command(
@@ -227,7 +199,9 @@ def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool, se
     required=True,
     help="The ledger to read.",
 )
-@click.option("--days", type=click.IntRange(min=1), default=7, show_default=True, help="How many days, with today.")
+@click.option(
+    "--days", type=click.IntRange(1, MAX_DAYS), default=7, show_default=True, help="How many days, with today."
+)
 @click.option("--channel", metavar="ID", help="Only this channel.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def report(ledger: Path, days: int, channel: str | None, form: str) -> None:
@@ -247,39 +221,12 @@ def report(ledger: Path, days: int, channel: str | None, form: str) -> None:
       cc-textfile report --ledger /var/lib/cc-textfile/ledger.sqlite
       cc-textfile report --ledger ledger.sqlite --days 31 --format csv > month.csv
     """
-    from cc_textfile import ledger as ledgers  # noqa: PLC0415 # `run` does without them
-    from cc_textfile import report as reports  # noqa: PLC0415
+    from cc_textfile import report as reports  # noqa: PLC0415 # `run` does without it
 
     with exit_status():
         configure("info", "text", Redactor())
-        since = (datetime.now(PORTAL_ZONE) - timedelta(days=days - 1)).date()
-        found = [day for day in ledgers.days(ledger, since=since) if channel in (None, day.channel)]
-        match form:
-            case "json":
-                click.echo(reports.as_json(found))
-            case "csv":
-                click.echo(reports.as_csv(found))
-            case _:
-                width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-                click.echo(reports.as_table(found, width=width) if found else "nothing is recorded for these days")
-
-
-def _past_day(text: str) -> datetime:
-    now = datetime.now(PORTAL_ZONE)
-    try:
-        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=PORTAL_ZONE)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a day, such as {now - timedelta(days=30):%Y-%m-%d}") from None
-    if day.year < FIRST_YEAR or day > now:
-        raise click.BadParameter(f"{text} is not a day from {FIRST_YEAR} to today")
-    return day
-
-
-def _step(text: str) -> timedelta:
-    seconds = BY_NAME["interval"].read(text)
-    if seconds % STEP or not STEP <= seconds <= MAX_STEP:
-        raise click.BadParameter(f"{text!r} is not a multiple of 5m, from 5m to 24h")
-    return timedelta(seconds=seconds)
+        width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
+        say(reports.render(ledger, form, days=days, channel=channel, now=datetime.now(PORTAL_ZONE), width=width))
 
 
 @main.command(
@@ -290,7 +237,7 @@ def _step(text: str) -> timedelta:
             ["--from", "first"],
             metavar="DAY",
             required=True,
-            callback=_read(_past_day),
+            callback=_read(past_day),
             help="First day of the history (UTC+8), such as 2026-11-01.",
         ),
         click.Option(
@@ -310,7 +257,7 @@ def _step(text: str) -> timedelta:
             metavar="DURATION",
             default="1h",
             show_default=True,
-            callback=_read(_step),
+            callback=_read(lambda text: whole_steps(BY_NAME["interval"].read(text))),
             help="Time between two samples, a multiple of 5m up to 24h.",
         ),
         click.Option(
@@ -360,7 +307,11 @@ def backfill(
         )
 
         def work(_signals: Signals) -> int:
-            click.echo(backfills.run(settings, redactor, history), err=history.output is None)
+            next_steps = backfills.run(settings, redactor, history)
+            if history.output:
+                say(next_steps)
+            else:
+                click.echo(next_steps, err=True)
             return 0
 
         def stopped(name: str) -> int:
@@ -412,17 +363,17 @@ def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[
       cc-textfile demo --serve 8044            the portal alone
     """
     from cc_textfile.demo import portal as demo_portal  # noqa: PLC0415
-    from cc_textfile.demo.summary import table  # noqa: PLC0415
+    from cc_textfile.demo import summary as demo_summary  # noqa: PLC0415
 
-    with exit_status(), _demo_portal(serve, faults) as portal:
+    with exit_status(), demo_portal.opened(serve, faults) as portal:
         if serve is not None:
-            click.echo(
+            say(
                 f"portal at {portal.url}, user {demo_portal.USER}, password {demo_portal.PASSWORD}, any channels; "
                 "Ctrl-C ends it"
             )
             sys.exit(SIGNALS.supervise(lambda _: portal.stopping.wait() and 0, lambda _: 0))
         textfile = Path(folder, "cc_textfile.prom").absolute()
-        _make(textfile.parent)
+        demo_summary.make_folder(textfile.parent)
         # A proxy of the environment does not lead to this portal.
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = str(portal.server_address[0])
         once = Settings(
@@ -440,52 +391,8 @@ def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[
             before = replace(once, settle=24 * 3600)
             _run(before, lambda: before, reloads=False)
         status = _run(once, lambda: once, reloads=False)
-        click.echo(f"\n{table(textfile)}\n\n{_look_further(textfile)}")
+        say(f"\n{demo_summary.table(textfile)}\n\n{demo_summary.look_further(textfile)}")
         if interval:
             again = replace(once, interval=interval)
             status = _run(again, lambda: again, reloads=False)
         sys.exit(status)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"the folder {folder} cannot be made: {error.strerror}; give another --folder"
-        raise CcTextfileError(message) from None
-
-
-@contextmanager
-def _demo_portal(serve: str | None, faults: tuple[str, ...]) -> "Iterator[DemoPortal]":
-    from cc_textfile.demo import portal as demo_portal  # noqa: PLC0415
-
-    wrong: dict[str, str] = {}
-    for each in faults:
-        method, _, fault = each.rpartition("=")
-        if fault not in demo_portal.FAULTS or (method and method not in list(Method)):
-            names = f"[METHOD=]FAULT, of {', '.join(Method)} and {', '.join(demo_portal.FAULTS)}"
-            raise SettingsError(f"--fault is {each!r}; give {names}")
-        wrong |= dict.fromkeys([method] if method else Method, fault)
-    host, _, port = (serve or "0").rpartition(":")
-    if not port.isdecimal() or int(port) > MAX_PORT:
-        raise SettingsError(f"--serve is {serve!r}; give [HOST:]PORT, with a port from 0 to {MAX_PORT}")
-    try:
-        portal = demo_portal.DemoPortal((host or "127.0.0.1", int(port)), fault=lambda method, _: wrong.get(method))
-    except (OSError, TypeError) as error:  # the latter for a name that is not UTF-8
-        reason = error.strerror if isinstance(error, OSError) else "no such name"
-        message = f"the demo portal cannot listen at {host or '127.0.0.1'}:{port}: {reason}"
-        raise CcTextfileError(message) from None
-    with portal.serving():
-        yield portal
-
-
-def _look_further(textfile: Path) -> str:
-    return f"""The whole file:
-  cat {textfile}
-How node_exporter serves it (Debian's package is prometheus-node-exporter; elsewhere the program is node_exporter):
-  prometheus-node-exporter --collector.textfile.directory={textfile.parent} --web.listen-address=127.0.0.1:9100
-  curl -s http://127.0.0.1:9100/metrics | grep -i chinacache
-With your own account:
-  cc-textfile run --help
-The days before the first poll, for Prometheus:
-  cc-textfile backfill --help"""

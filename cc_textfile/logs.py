@@ -1,6 +1,7 @@
-"""Log lines on standard error, as text or JSON, and the redaction of secrets."""
+"""Log lines on standard error, as text or JSON, the redaction of secrets, and words on standard output."""
 
 import base64
+import html
 import json
 import logging
 import os
@@ -13,6 +14,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from urllib.parse import quote, quote_plus
 
+import click
+
+from cc_textfile.errors import OutputError
+
 MASK = "***"
 MAX_QUOTED = 200
 """Characters of foreign text that a message quotes."""
@@ -23,6 +28,16 @@ MIN_SECRET = 4
 WRITE_SECONDS = 0.5
 """How long a line waits for a reader of standard error; the lines after it do not wait, and are dropped."""
 
+HTML_QUOTES = (
+    ('"', "'"),
+    ("&quot;", "'"),
+    ("&quot;", "&#x27;"),
+    ("&quot;", "&#39;"),
+    ("&quot;", "&apos;"),
+    ("&#34;", "&#39;"),
+)
+"""How web pages write the two quotes."""
+
 FIELDS = ("channel", "method", "reason", "channels", "requests", "failed", "series", "seconds")
 """What a JSON line has beside level and message, where the event has it (`extra=`)."""
 
@@ -31,7 +46,7 @@ PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERR
 
 
 class Redactor:
-    """Replaces secrets in foreign text by `***`: in clear, percent-encoded, escaped (JSON, Python), and in base64."""
+    """Replaces secrets in foreign text by `***`: in clear, percent-encoded, escaped (JSON, Python, HTML), in base64."""
 
     def __init__(self, *secrets: str) -> None:
         self._forms: list[str] = []
@@ -61,10 +76,18 @@ def _one_line(text: str) -> str:
 def _forms(secret: str) -> set[str]:
     """Return what a secret looks like when a server, or an error message, repeats it."""
     encoded = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    # JavaScript and Java leave other characters alone, and a URL inside of a URL is encoded twice.
+    encoded |= {quote(secret, safe="!'()*"), quote_plus(secret, safe="*").replace("~", "%7E")}
+    encoded |= {quote(form, safe="") for form in encoded}
     lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
     escaped = {text[1:-1] for text in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret))}
+    # Go escapes these three in JSON, and PHP slashes.
+    escaped |= {re.sub("[&<>]", lambda match: f"\\u{ord(match[0]):04x}", text) for text in escaped}
+    escaped |= {text.replace("/", "\\/") for text in escaped}
+    page = html.escape(secret, quote=False)
+    pages = {page.replace('"', double).replace("'", single) for double, single in HTML_QUOTES}
     in_base64 = base64.b64encode(secret.encode()).decode()
-    forms = {secret, secret.replace("+", " "), *encoded, *lower, *escaped, in_base64}
+    forms = {secret, secret.replace("+", " "), *encoded, *lower, *escaped, *pages, in_base64}
     return forms | {_one_line(form) for form in forms}
 
 
@@ -140,3 +163,15 @@ class _Json(_Text):
 def _time(record: logging.LogRecord) -> str:
     # In UTC: an impossible TZ must not cost the line.
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def say(text: str) -> None:
+    """Write text on standard output, as far as its encoding has the characters; raises `OutputError`."""
+    encoding = sys.stdout.encoding if sys.stdout else "utf-8"
+    colour = False if os.environ.get("NO_COLOR") else None
+    try:
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), color=colour)
+    except OSError as error:
+        # Python would try again at its end, and make that the exit status.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from None

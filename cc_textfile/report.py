@@ -5,12 +5,27 @@ import io
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
 
 from cc_textfile.ledger import Day
+from cc_textfile.ledger import days as recorded
 
 COLUMNS = ("day", "channel", "traffic", "requests", "hit ratio", "5xx", "closed")
 NOT_CLOSED = "* not closed yet: late numbers and corrections of the portal are still to come"
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def render(path: Path, form: str, *, days: int, channel: str | None, now: datetime, width: int | None) -> str:
+    """Return the last days of a ledger, with today (`now` is in UTC+8), as `json`, `csv` or `table`.
+
+    Raises `LedgerError`. `width` is as for `as_table`.
+    """
+    since = (now - timedelta(days=days - 1)).date()
+    found = [day for day in recorded(path, since=since) if channel in (None, day.channel)]
+    if form == "table":
+        return as_table(found, width=width) if found else "nothing is recorded for these days"
+    return as_json(found) if form == "json" else as_csv(found)
 
 
 def as_json(days: Iterable[Day]) -> str:

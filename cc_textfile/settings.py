@@ -1,7 +1,6 @@
 """The settings: each is declared once, as a click option, and all faults of a command line are reported together."""
 
 import difflib
-import hashlib
 import os
 import re
 import shlex
@@ -13,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import click
@@ -22,6 +21,7 @@ from click.core import ParameterSource as Source
 
 from cc_textfile.errors import SettingsError
 from cc_textfile.portal.responses import Method
+from cc_textfile.shard import Shard as Shard  # noqa: PLC0414 # the type of a setting
 
 Channels = Sequence[tuple[str, Mapping[str, str]]]
 PORTAL_URL = "https://portal-api.chinacache.com:444"
@@ -30,21 +30,6 @@ FILES = {"password_file": "password", "channels_file": "channels"}
 SOURCES = {Source.COMMANDLINE: "flag", Source.ENVIRONMENT: "variable", Source.DEFAULT: "credential"}
 # Prometheus keeps names that begin with __ for itself.
 _LABEL = re.compile(r"(?!__|(?:account|channel)\Z)[a-zA-Z_][a-zA-Z0-9_]*")
-
-
-class Shard(NamedTuple):
-    """One part of the channels: `number` (from 1) of `total`."""
-
-    number: int
-    total: int
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.total}"
-
-    def has(self, channel: str) -> bool:
-        """Tell whether the channel is in this shard: the same on every host, unlike `hash`."""
-        digest = hashlib.sha256(channel.encode()).digest()
-        return int.from_bytes(digest[:8]) % self.total == self.number - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

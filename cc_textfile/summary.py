@@ -1,13 +1,16 @@
 """What a poll tells the operator in the log: what it will ask, how it went, and each distinct failure."""
 
 import logging
+import sys
 from collections import defaultdict
 from datetime import timedelta
+from typing import Any
 
+import click
 import durationpy
 
 from cc_textfile.errors import RequestError, RequestTimeout
-from cc_textfile.poll import NOT_MADE, Snapshot
+from cc_textfile.poll import NOT_MADE, Progress, Snapshot
 from cc_textfile.portal.responses import Method
 from cc_textfile.settings import Settings
 
@@ -15,6 +18,9 @@ MAX_FAILURE_LINES = 20
 """Distinct failures that one poll logs; a portal that words each one differently must not fill the journal."""
 
 MAX_CHANNELS_NAMED = 3
+TICKS_BEFORE_BAR = 5
+"""How many calls of the progress callback pass, a second in all, before a bar is drawn."""
+
 DAY = 24 * 3600
 
 log = logging.getLogger(__name__)
@@ -114,3 +120,26 @@ def failures(snapshot: Snapshot, user: str) -> None:
             user,
             not_made,
         )
+
+
+def progress_bar() -> Progress | None:
+    """Return a callback that draws a progress bar for polls of more than a second, if there is a terminal for it."""
+    if not sys.stderr or not sys.stderr.isatty():
+        return None
+    bars: list[Any] = []
+    ticks = 0
+
+    def tick(done: int, total: int) -> None:
+        nonlocal ticks
+        ticks = ticks + 1 if done < total else 0
+        try:
+            if ticks == TICKS_BEFORE_BAR:
+                bars.append(click.progressbar(length=total, label="polling", file=sys.stderr).__enter__())
+            for bar in bars:
+                bar.update(done - bar.pos)
+            if done == total and bars:
+                bars.pop().__exit__(None, None, None)
+        except OSError:  # the terminal is gone, and the poll goes on
+            bars.clear()
+
+    return tick

@@ -1,5 +1,6 @@
 """`cc-textfile backfill`: the days before the first poll, in a real Prometheus and in the ledger."""
 
+import errno
 import itertools
 import json
 import os
@@ -23,7 +24,7 @@ from cc_textfile import backfill as backfills
 from cc_textfile.backfill import History, backfill
 from cc_textfile.demo import portal as demo
 from cc_textfile.demo.portal import DemoPortal, response
-from cc_textfile.errors import CcTextfileError, LedgerError, Refused, SettingsError, Unreachable
+from cc_textfile.errors import CcTextfileError, LedgerError, OutputError, Refused, SettingsError, Unreachable
 from cc_textfile.ledger import ChannelTotals, days
 from cc_textfile.poll import Fetch
 from cc_textfile.portal.client import DECODERS
@@ -158,7 +159,7 @@ def test_the_commands_at_its_end_bring_the_history_in(
         "global: {scrape_interval: 250ms, scrape_timeout: 250ms}\n"
         f"scrape_configs: [{{job_name: node, static_configs: [{{targets: ['{target}']}}]}}]\n"
     )
-    first = midnight(datetime.now(UTC)) - DAY
+    first = midnight(datetime.now(UTC)) - 2 * DAY  # with a whole day in it at any time
     done = run(*flags(folder, first, instance=target), env=account(portal))
     assert done.returncode == 0, done.stderr
     output = {"CC_TEXTFILE_PATH": str(textfiles / "a.prom"), "CC_TEXTFILE_LEDGER": str(folder / "demo.ledger")}
@@ -619,6 +620,22 @@ def test_a_ledger_that_has_a_past_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "h.om").exists()
 
 
+def test_a_file_that_cannot_get_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an output that fails, and no fault of the ledger: the same command finishes later."""
+    cdn = Cdn(at("03 12:00"))
+    settings, history = settings_of(tmp_path / "l.sqlite"), history_of(tmp_path / "h.om", at("02 00:00"), DAY)
+
+    def refuse(_path: Path, _target: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OutputError, match=r"h\.om cannot be written: Permission denied"):
+        backfill(settings, history, answering(cdn), cdn.now)
+    monkeypatch.undo()
+    backfill(settings, history, answering(cdn), cdn.now)
+    assert times(tmp_path / "h.om")[-1] == at("03 08:55")
+
+
 def test_a_first_day_that_the_history_does_not_reach_is_named(tmp_path: Path) -> None:
     """Just after midnight, the history of today would end before it begins."""
     with pytest.raises(SettingsError, match=r"^--from: the history ends .* 2026-12-02 23:55 .* give an earlier day$"):
@@ -641,14 +658,14 @@ TODAY = datetime.now(PORTAL_ZONE)
         (["--from", "1999-12-31"], 2, "1999-12-31 is not a day from 2000 to today"),
         (["--from", "2026-02-30"], 2, "'2026-02-30' is not a day, such as "),
         (["--from", "yesterday"], 2, "'yesterday' is not a day, such as "),
-        (["--step", "7m"], 2, "'7m' is not a multiple of 5m, from 5m to 24h"),
+        (["--step", "7m"], 2, "0:07:00 is not a multiple of 5m, from 5m to 24h"),
         (["--step", "25h"], 2, "is not a multiple of 5m"),
         (["--step", "1d"], 2, "'1d' is not a duration"),
         (["--job", ""], 2, "blank, or not UTF-8"),
         (["--output", "exists"], 2, "--output: exists exists, and is not overwritten; give another file"),
         (["--output", "nowhere/h.om"], 2, "--output: nowhere is not a folder that user"),
         (["--ledger", ""], 2, "is a folder"),
-        (["--portal-url", "http://127.0.0.1:1"], 1, "1,169 of 1,169 requests have no response, and no file is made\n"),
+        (["--portal-url", "http://127.0.0.1:1"], 1, " requests have no response, and no file is made\n"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_left(folder: Path, words: list[str], status: int, fault: str) -> None:

@@ -16,6 +16,9 @@ from cc_textfile.portal.window import Window
 from tests.conftest import Program, account, command, environment, run
 from tests.server import Server, good
 
+# Each of these starts the program, most of them several times.
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 

@@ -40,6 +40,9 @@ from tests.conftest import (
     run,
 )
 
+# Each of these starts the program, most of them several times.
+pytestmark = pytest.mark.slow
+
 NOWHERE = "http://127.0.0.1:1"
 """Where nothing listens."""
 

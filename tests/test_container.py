@@ -22,7 +22,8 @@ USER = 65532
 SECONDS_TO_STOP = "--time=5"
 """After these podman would kill the process, and its exit status would be another."""
 
-pytestmark = pytest.mark.slow
+# What is built lies in one folder, dist/, and cannot be built side by side.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist")]
 
 
 @pytest.fixture

@@ -100,6 +100,16 @@ def test_it_refuses_like_the_real_one(portal: DemoPortal) -> None:
         get(f"{portal.url}/elsewhere")
 
 
+def test_standard_output_that_takes_nothing(tmp_path: Path) -> None:
+    """A full disk is status 1 and a line."""
+    with Path("/dev/full").open("w") as full:
+        words = command("demo", "--folder", str(tmp_path))
+        done = subprocess.run(words, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: standard output cannot be written: No space left on device\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_demo_writes_shows_and_says_how_to_look_further(tmp_path: Path) -> None:
     """One command, no account: a real file in a folder that is named, a table of it, and the next commands."""
     done = run("demo", env=environment(), cwd=tmp_path)

@@ -18,7 +18,8 @@ from tests import containers
 from tests.conftest import ROOT, environment
 from tests.containers import documented
 
-pytestmark = pytest.mark.slow
+# What is built lies in one folder, dist/, and cannot be built side by side.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist")]
 
 PYTHON = "3.13"
 # The modules that need neither other servers nor tools, nor rights on a host.

@@ -21,7 +21,8 @@ MAX_EXPOSURE = 1.1
 GOOD_POLL = re.compile(r"^cc_textfile_poll_success(\{.*\})? 1(\.0)?$", re.MULTILINE)
 FAILED_POLL = re.compile(r"^cc_textfile_poll_success(\{.*\})? 0(\.0)?$", re.MULTILINE)
 
-pytestmark = pytest.mark.slow
+# What is built lies in one folder, dist/, and cannot be built side by side.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist")]
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -278,6 +280,40 @@ def test_what_a_day_held_when_the_channel_was_new_is_not_counted(path: Path, cdn
     assert record_codes(path, cdn, _200=1200.0, _404=51.0) == {"200": 200, "404": 1}
 
 
+@pytest.mark.parametrize(
+    "bits",
+    [
+        "UPDATE channels SET figures = replace(figures, 'hits', 'hitr')",
+        "UPDATE channels SET settled_end = CAST(settled_end AS BLOB)",
+        """PRAGMA writable_schema = ON;
+        UPDATE sqlite_schema SET sql = replace(sql, 'figures', 'figur' || CAST(x'e5' AS TEXT) || 's')""",
+    ],
+)
+def test_bits_that_have_changed_where_sqlite_does_not_notice(path: Path, cdn: Cdn, bits: str) -> None:
+    """The file is damaged, as one that SQLite cannot read, and stays as it is."""
+    poll(cdn, ledger(path))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executescript(bits)
+    content = path.read_bytes()
+    cdn.now += STEP
+    with pytest.raises(LedgerError, match="it is damaged"):
+        poll(cdn, ledger(path))
+    assert path.read_bytes() == content
+
+
+def test_a_relative_path_when_the_working_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a ledger that cannot be used, as in any other folder that is gone."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with (
+        ledger(Path("ledger.sqlite")) as kept,
+        pytest.raises(LedgerError, match=r"ledger\.sqlite cannot be used: No such file or directory"),
+    ):
+        kept.plan(at("03 14:02"))
+
+
 def test_a_new_code_is_shown_as_0_first(path: Path, cdn: Cdn) -> None:
     """`increase()` sees nothing of a series that begins with its first value."""
     record_codes(path, cdn, _200=1000.0)
@@ -309,6 +345,36 @@ def test_a_count_that_cannot_be_read_leaves_its_code_alone(path: Path, cdn: Cdn)
     assert record_codes(path, cdn, _200=1010.0, _404=5000.0) == {"200": 10, "404": 0}
     assert record_codes(path, cdn, _200=None, _404=5001.0) == {"200": 10, "404": 1}
     assert record_codes(path, cdn, _200=1011.0, _404=2.0**53) == {"200": 11, "404": 1}
+
+
+def test_a_row_without_a_name_may_be_of_any_code(path: Path, cdn: Cdn) -> None:
+    """What no row names is not 0 then: neither withdrawn, nor new when a later response names it."""
+    today = Window.day(cdn.now)
+
+    def record(unnamed: int, **counts: float) -> dict[str, int]:
+        request, response = codes("1001", today, **counts)
+        assert isinstance(response, HttpCode)
+        with ledger(path, methods=[HTTP_CODE]) as kept:
+            kept.plan(cdn.now)
+            answer = replace(response, dropped_rows=unnamed, unnamed_rows=unnamed)
+            return dict(kept.record({request: answer}, cdn.now).channels["1001"].responses)
+
+    record(1, _404=5.0)
+    record(0, _200=9000.0, _404=5.0)
+    assert record(0, _200=9100.0, _404=6.0) == {"200": 100, "404": 1}
+    assert record(1, _404=7.0) == {"200": 100, "404": 2}
+    assert days(path, since=cdn.now.date())[0].responses == {"200": 100, "404": 2}
+    assert record(0, _200=9300.0, _404=7.0) == {"200": 300, "404": 2}
+
+
+def test_a_sum_that_is_no_number_is_not_exported(path: Path, cdn: Cdn) -> None:
+    """Two rows of one code can come to more than a number can be."""
+    poll(cdn, ledger(path, methods=[HTTP_CODE]))
+    with ledger(path, methods=[HTTP_CODE]) as kept:
+        (request,) = kept.plan(cdn.now)
+        rows = (StatusCode("200", 1e308, 1.0, 1e308), StatusCode("200", 1e308, 1.0, 1e308))
+        channel = kept.record({request: HttpCode(codes=rows)}, cdn.now).channels["1001"]
+    assert channel.code_traffic_ratio == {}
 
 
 def test_two_rows_of_one_code_are_added_unless_one_cannot_be_read(path: Path, cdn: Cdn) -> None:

@@ -1,6 +1,7 @@
 """Log lines: what they look like, what is redacted in them, and what happens when nobody reads them."""
 
 import base64
+import html
 import json
 import logging
 import os
@@ -33,6 +34,16 @@ FORMS: dict[str, Callable[[str], str]] = {
     "percent, with slashes": quote,
     "percent, lower": lambda secret: re.sub("%..", lambda match: match[0].lower(), quote(secret, safe="")),
     "form": quote_plus,
+    "percent, as JavaScript": lambda secret: quote(secret, safe="!'()*"),
+    "form, as Java": lambda secret: quote_plus(secret, safe="*").replace("~", "%7E"),
+    "percent, twice": lambda secret: quote(quote(secret, safe=""), safe=""),
+    "HTML": html.escape,
+    "HTML, as Go": lambda secret: html.escape(secret).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),
+    "HTML, text": lambda secret: html.escape(secret, quote=False),
+    "JSON, as Go": lambda secret: re.sub(
+        "[&<>]", lambda match: f"\\u{ord(match[0]):04x}", json.dumps(secret, ensure_ascii=False)[1:-1]
+    ),
+    "JSON, as PHP": lambda secret: json.dumps(secret)[1:-1].replace("/", "\\/"),
     "JSON": lambda secret: json.dumps(secret)[1:-1],
     "JSON in UTF-8": lambda secret: json.dumps(secret, ensure_ascii=False)[1:-1],
     "repr": lambda secret: repr(secret)[1:-1],

@@ -11,6 +11,7 @@ MEBIBYTE = 1 << 20
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("long life")
 def test_thousands_of_polls_leave_nothing_behind(long_life: LongLife) -> None:
     """Thousands of polls, a third of them failing in every way: memory, threads and open files end as they began."""
     lines, _ = long_life.process.communicate()

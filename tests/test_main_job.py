@@ -18,6 +18,9 @@ from cc_textfile.metrics import METRICS, gauges, health
 from cc_textfile.portal.responses import Method
 from tests.conftest import LISTENING, PATIENCE, ROOT, Program, account, eventually, get, run, tool
 
+# Each of these starts the program, most of them several times.
+pytestmark = pytest.mark.slow
+
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 FIXED_BY_CONTRACT = "ChinaCache_metrics_"
 WITHOUT_LEDGER = {metric.name for metric in (*gauges.METRICS, *health.METRICS)}

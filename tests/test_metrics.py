@@ -299,6 +299,7 @@ def test_the_ledgers_totals_are_exported_under_the_names_of_section_6() -> None:
         ((Share("中国联通", 0, 10, 0.5), Share("f中国联通", 0, 10, None)), None),
         ((Share("中国联通", 0, None, 0.5),), 0.5),
         ((Share("中国联通", 0, 10, None),), None),
+        ((Share("中国联通", 0, 1e308, 1e10), Share("f中国联通", 0, 1e308, 0.25)), None),
     ],
 )
 def test_merged_hit_ratios_are_weighted_by_hits(rows: tuple[Share, ...], mean: float | None) -> None:

@@ -95,6 +95,7 @@ def test_rules_are_few_and_short() -> None:
     assert [name for name, rule in ALL_RULES.items() if len(rule["expr"].strip().splitlines()) > 3] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_rules_do_what_their_tests_say(path: Path) -> None:
     """Every scenario in monitoring/tests comes out as written, by real promtool."""

@@ -14,6 +14,9 @@ import pytest
 from cc_textfile.settings import SETTINGS
 from tests.conftest import ROOT, environment
 
+# What is built lies in one folder, dist/, and cannot be built side by side.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist")]
+
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 UNITS = ("cc-textfile.service", "cc-textfile@.service", "cc-textfiled.service", "cc-textfiled@.service")
 

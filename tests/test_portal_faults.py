@@ -18,6 +18,9 @@ from tests.certificates import loopback, served
 from tests.conftest import PATIENCE, Program, environment, run
 from tests.server import REFUSAL, Peer, Script, Server, channel_of, good, response, sending, then
 
+# Each of these starts the program, most of them several times.
+pytestmark = pytest.mark.slow
+
 MEBIBYTE = 1 << 20
 
 

@@ -160,6 +160,25 @@ def test_what_is_no_ledger_is_said_and_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [other]
 
 
+def test_standard_output_that_takes_nothing(ledger: Path) -> None:
+    """A full disk is status 1 and a line; a closed output is nobody's loss."""
+    words = command("report", "--ledger", str(ledger))
+    for redirected, status, error in ((">/dev/full", 1, "error: standard output cannot be written: "), (">&-", 0, "")):
+        shell = ["sh", "-c", f'"$@" {redirected}', "-", *words]
+        done = subprocess.run(shell, env=environment(), stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (status, status), done.stderr
+        assert error in done.stderr
+
+
+def test_more_days_than_there_were(ledger: Path) -> None:
+    """A number of days that leads to before the first year is a fault of the command line."""
+    done = run("report", "--ledger", str(ledger), "--days", "99999", env=environment())
+    assert done.returncode == 0, done.stderr
+    done = run("report", "--ledger", str(ledger), "--days", "1000000", env=environment())
+    assert done.returncode == 2
+    assert "is not in the range" in done.stderr
+
+
 TODAY = date(2026, 12, 1)
 
 

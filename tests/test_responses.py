@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -116,6 +117,16 @@ def test_a_refusal_carries_the_portals_words() -> None:
     with pytest.raises(Refused, match=r"^the portal refused: no `success` in its response$") as caught:
         decode(Method.HTTP_CODE, {})
     assert caught.value.foreign == ""
+
+
+def test_a_refusal_that_is_nested_as_deep_as_can_be_read() -> None:
+    """What Python can just read, and not write any more, is a refusal like any other."""
+    seen = set()
+    for depth in range(sys.getrecursionlimit()):
+        with pytest.raises((Refused, Malformed)) as caught:
+            DECODERS[Method.ISP](200, b'{"code": ' + b"[" * depth + b"0" + b"]" * depth + b"}")
+        seen.add(caught.type)
+    assert Refused in seen
 
 
 @pytest.mark.parametrize("status", [201, 302, 401, 404, 500, 503])

@@ -27,6 +27,9 @@ from tests.conftest import PATIENCE, Program, command, environment, run
 from tests.server import Peer, Script, Server, channel_of, good, method_of, response, sending, then
 from tests.test_logs import FORMS, PASSWORD
 
+# Each of these starts the program, most of them several times.
+pytestmark = pytest.mark.slow
+
 MARKS = ("Zq7", "kW9")
 """Both ends of the password: a part of it is a leak too."""
 

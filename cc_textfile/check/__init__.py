@@ -6,7 +6,6 @@ No step writes where others read, and nothing is left behind. A password that is
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from itertools import chain
@@ -17,8 +16,8 @@ import durationpy
 from cc_textfile.check.outputs import ledger, node_exporter, outputs
 from cc_textfile.check.portal import portal
 from cc_textfile.check.step import FAILED, OK, SKIPPED, WARNING, State, Step
-from cc_textfile.errors import OutputError, SettingsError
-from cc_textfile.logs import Redactor
+from cc_textfile.errors import SettingsError
+from cc_textfile.logs import Redactor, say
 from cc_textfile.output.pushgateway import without_credentials
 from cc_textfile.settings import SETTINGS, Settings
 
@@ -92,22 +91,11 @@ def show(steps: Iterable[Step], *, as_json: bool) -> bool:
         done.append(step)
         if not as_json:
             word = step.state.upper() if step.state is FAILED else step.state
-            _write(f"{click.style(f'{word:<8}', fg=COLOURS[step.state])} {step.step:<26} {step.detail}")
+            say(f"{click.style(f'{word:<8}', fg=COLOURS[step.state])} {step.step:<26} {step.detail}")
             if step.remedy:
-                _write(f"{'':<8} to fix it: {step.remedy}")
+                say(f"{'':<8} to fix it: {step.remedy}")
     failed, warnings = sum(step.state is FAILED for step in done), sum(step.state is WARNING for step in done)
     verdict = f"a poll would not succeed: {failed} failed" if failed else "a poll would succeed"
     verdict += f", {warnings} to look at" if warnings else ""
-    _write(json.dumps([step._asdict() for step in done], indent=2) if as_json else verdict)
+    say(json.dumps([step._asdict() for step in done], indent=2) if as_json else verdict)
     return not failed
-
-
-def _write(text: str) -> None:
-    encoding = sys.stdout.encoding if sys.stdout else "utf-8"
-    colour = False if os.environ.get("NO_COLOR") else None
-    try:
-        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), color=colour)
-    except OSError as error:
-        # Python would try again at its end, and make that the exit status.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise OutputError(f"standard output cannot be written: {error.strerror}") from None

@@ -9,7 +9,7 @@ import math
 import random
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from cc_textfile.errors import CcTextfileError, SettingsError
 from cc_textfile.portal.responses import Method
 from cc_textfile.portal.window import PORTAL_ZONE
 
@@ -39,6 +40,7 @@ PATHS: Final = {
     "/rest-api/public/statistics/http_code": Method.HTTP_CODE,
 }
 HANG_SECONDS: Final = 3600
+MAX_PORT: Final = 65535
 Query = Mapping[str, str]
 
 
@@ -283,3 +285,29 @@ class DemoPortal(ThreadingHTTPServer):
             self.shutdown()
             self.server_close()
             thread.join()
+
+
+@contextmanager
+def opened(serve: str | None, faults: Sequence[str]) -> "Iterator[DemoPortal]":
+    """Serve a portal at `serve` ([HOST:]PORT), or at any port of loopback; `faults` are METHOD=FAULT, or FAULT.
+
+    Raises `SettingsError` for texts in another form, and `CcTextfileError` when it cannot listen.
+    """
+    wrong: dict[str, str] = {}
+    for each in faults:
+        method, _, fault = each.rpartition("=")
+        if fault not in FAULTS or (method and method not in list(Method)):
+            names = f"[METHOD=]FAULT, of {', '.join(Method)} and {', '.join(FAULTS)}"
+            raise SettingsError(f"--fault is {each!r}; give {names}")
+        wrong |= dict.fromkeys([method] if method else Method, fault)
+    host, _, port = (serve or "0").rpartition(":")
+    if not port.isdecimal() or int(port) > MAX_PORT:
+        raise SettingsError(f"--serve is {serve!r}; give [HOST:]PORT, with a port from 0 to {MAX_PORT}")
+    try:
+        portal = DemoPortal((host or "127.0.0.1", int(port)), fault=lambda method, _: wrong.get(method))
+    except (OSError, TypeError) as error:  # the latter for a name that is not UTF-8
+        reason = error.strerror if isinstance(error, OSError) else "no such name"
+        message = f"the demo portal cannot listen at {host or '127.0.0.1'}:{port}: {reason}"
+        raise CcTextfileError(message) from None
+    with portal.serving():
+        yield portal

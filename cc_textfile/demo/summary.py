@@ -1,9 +1,11 @@
-"""The table that the demo prints."""
+"""What the demo prints: a table of the file, and what to type next."""
 
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+
+from cc_textfile.errors import CcTextfileError
 
 GAUGES = "ChinaCache_metrics_"
 MAX_RANKED = 4
@@ -42,3 +44,25 @@ def _block(channel: str, samples: list[Sample]) -> str:
         "counter": "-" if counted is None else f"{counted / 1e9:,.1f} GB in {settled or 0:,.0f} s of CDN time",
     }
     return "\n".join([f"channel {channel}", *(f"  {name:<14} {text}" for name, text in lines.items())])
+
+
+def look_further(textfile: Path) -> str:
+    """Return what to type next."""
+    return f"""The whole file:
+  cat {textfile}
+How node_exporter serves it (Debian's package is prometheus-node-exporter; elsewhere the program is node_exporter):
+  prometheus-node-exporter --collector.textfile.directory={textfile.parent} --web.listen-address=127.0.0.1:9100
+  curl -s http://127.0.0.1:9100/metrics | grep -i chinacache
+With your own account:
+  cc-textfile run --help
+The days before the first poll, for Prometheus:
+  cc-textfile backfill --help"""
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that the demo writes into; raises `CcTextfileError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the folder {folder} cannot be made: {error.strerror}; give another --folder"
+        raise CcTextfileError(message) from None

@@ -21,136 +21,48 @@ import json
 import logging
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from cc_textfile.ledger.file import Day, create, days, explained, has_ledger, moment, opened_for_poll
-from cc_textfile.portal.responses import HitRate, HttpCode, Isp, Method, Region, Request, Response, Share
-from cc_textfile.portal.window import Window
+from cc_textfile.ledger.values import (
+    DAY,
+    FIGURES,
+    STEP,
+    Channel,
+    ChannelTotals,
+    Close,
+    ClosedDay,
+    Counter,
+    DayRecord,
+    Responses,
+    Stretch,
+    Totals,
+    as_json,
+    count_of,
+    counters_of,
+    figures_of,
+    midnight_of,
+    replace_figure,
+    shares_of,
+    sums_of,
+    window_of,
+)
+from cc_textfile.portal.responses import HttpCode, Isp, Method, Region, Request, Response
 
 if TYPE_CHECKING:
     import sqlite3
 
 __all__ = ["ChannelTotals", "ClosedDay", "Day", "Ledger", "Totals", "days"]
 
-STEP = 300
 DAYS_KEPT = 92
 
-_DAY = 86_400
-_UTC_OFFSET = 28_800
-_MAX_EXACT = 2.0**53
-_FIGURES = ("traffic", "hits", "misses")
 _TIMES = ("started", "first_code_day", "settled_end", "settled_seconds", "lost_seconds")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedDay:
-    """The last day that was closed; what the portal has not answered for this day is None or empty."""
-
-    end: datetime
-    traffic_bytes: int | None
-    isps: tuple[Share, ...]
-    provinces: tuple[Share, ...]
-    countries: tuple[Share, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelTotals:
-    """What is exported of one channel after a poll; what is None or missing has no series."""
-
-    settled_end: datetime
-    settled_seconds: int
-    lost_seconds: int
-    traffic_bytes: int | None
-    overcounted_bytes: int | None
-    requests: Mapping[str, int]
-    responses: Mapping[str, int]
-    code_traffic_ratio: Mapping[str, float]
-    day: ClosedDay | None
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What is exported after a poll; a channel that has not begun is missing."""
-
-    created: datetime
-    channels: Mapping[str, ChannelTotals]
-
-
-@dataclass(slots=True)
-class _Counter:
-    sum: int = 0
-    shown: int | None = None
-
-    def show(self) -> int:
-        """Return the value to export: 0 the first time, so that `increase()` sees the first step."""
-        self.shown = 0 if self.shown is None else max(self.shown, self.sum)
-        return self.shown
-
-    def pair(self) -> tuple[int, int | None]:
-        return self.sum, self.shown
-
-
-@dataclass(slots=True)
-class _Channel:
-    started: int
-    first_code_day: int
-    settled_end: int
-    settled_seconds: int = 0
-    lost_seconds: int = 0
-    figures: dict[str, _Counter] = field(default_factory=lambda: {figure: _Counter() for figure in _FIGURES})
-    codes: dict[str, _Counter] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Day:
-    seconds: int = 0
-    figures: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(_FIGURES))
-    codes: dict[str, int] = field(default_factory=dict)
-    baseline: dict[str, int | None] | None = None
-
-
-class _Stretch(NamedTuple):
-    """Time that is to be counted, and the requests that all have to be answered for it."""
-
-    start: int
-    end: int
-    requests: tuple[Request, ...]
-
-
-class _Close(NamedTuple):
-    day: int
-    request: Request
-
-
-class _Responses:
-    """The responses of a poll, and what time it was."""
-
-    def __init__(self, responses: Mapping[Request, Response], now: datetime) -> None:
-        self.all = responses
-        self._host = now.timestamp()
-        dates = [response.date for response in responses.values() if response.date]
-        self.now = min(self._host, max(dates).timestamp()) if dates else self._host
-        self.clock_ahead = math.ceil(self._host - self.now)
-        self.asked_too_early = False
-
-    def get(self, request: Request, *, since: int) -> Response | None:
-        """Return the response to a request, or None if there is none or it was given before the time `since`."""
-        response = self.all.get(request)
-        if response is None:
-            return None
-        if min(self._host, response.date.timestamp() if response.date else self._host) >= since:
-            return response
-        self.asked_too_early = True
-        return None
 
 
 class Ledger:
@@ -177,11 +89,11 @@ class Ledger:
         self._is_new = False
         self._created = 0
         self._clock_ahead = 0
-        self._channels: dict[str, _Channel] = {}
-        self._days: dict[tuple[int, str], _Day] = {}
-        self._stretches: dict[str, _Stretch] = {}
+        self._channels: dict[str, Channel] = {}
+        self._days: dict[tuple[int, str], DayRecord] = {}
+        self._stretches: dict[str, Stretch] = {}
         self._code_requests: dict[str, Request] = {}
-        self._closes: list[_Close] = []
+        self._closes: list[Close] = []
 
     def __enter__(self) -> Self:
         return self
@@ -198,7 +110,7 @@ class Ledger:
             self._open(now)
             time = now.timestamp() - self._clock_ahead
             if Method.HTTP_CODE in self._methods:
-                today = _window(_midnight(time), _midnight(time) + _DAY)
+                today = window_of(midnight_of(time), midnight_of(time) + DAY)
                 self._code_requests = {name: Request(name, Method.HTTP_CODE, today) for name in self._names}
             if not self._is_new:
                 self._load()
@@ -213,7 +125,7 @@ class Ledger:
 
     def record(self, responses: Mapping[Request, Response], now: datetime) -> Totals:
         """Count what was answered, commit, and return what is to be exported; raises `LedgerError`."""
-        poll = _Responses(responses, now)
+        poll = Responses(responses, now)
         with explained(self._path):
             if responses or not (self._stretches or self._code_requests or self._closes):
                 self._begin_channels(poll.now)
@@ -251,30 +163,33 @@ class Ledger:
         names = frozenset(self._names)
         for name, *times, figures, codes in self._db.execute("SELECT * FROM channels"):
             if name in names:
-                self._channels[name] = _Channel(*times, *map(_counters, (figures, codes)))
+                self._channels[name] = Channel(*times, *map(counters_of, (figures, codes)))
+                # SQLite does not notice a bit that has changed in a name or in the type of a value.
+                if tuple(self._channels[name].figures) != FIGURES or not all(isinstance(time, int) for time in times):
+                    raise ValueError("a figure of a channel is missing")
 
     def _plan_stretches(self, time: float) -> None:
         asked = [method for method in (Method.HIT_RATE, Method.ISP) if method in self._methods]
         latest, limit = self._latest_settled(time), self._limit(time)
         for name, channel in sorted(self._channels.items(), key=lambda item: item[1].settled_end):
             start = max(channel.settled_end, limit)
-            end = min(latest, _midnight(start) + _DAY)
+            end = min(latest, midnight_of(start) + DAY)
             if end <= start:
                 continue
-            requests = [Request(name, method, _window(start, end)) for method in asked]
+            requests = [Request(name, method, window_of(start, end)) for method in asked]
             if not requests and name in self._code_requests:
                 requests = [self._code_requests[name]]  # the position follows what is asked
-            self._stretches[name] = _Stretch(start, end, tuple(requests))
+            self._stretches[name] = Stretch(start, end, tuple(requests))
 
     def _plan_closes(self, time: float) -> None:
         oldest: dict[tuple[str, str], int] = {}
         for day, name, method in self._db.execute("SELECT day, channel, method FROM closes ORDER BY day"):
-            if name in self._channels and method in self._methods and day + _DAY + self._day_settle <= time:
+            if name in self._channels and method in self._methods and day + DAY + self._day_settle <= time:
                 oldest.setdefault((name, method), day)
         for (name, method), day in oldest.items():
             # Status codes have whole days only.
             start = day if method == Method.HTTP_CODE else max(day, self._channels[name].started)
-            self._closes.append(_Close(day, Request(name, Method(method), _window(start, day + _DAY))))
+            self._closes.append(Close(day, Request(name, Method(method), window_of(start, day + DAY))))
 
     def _latest_settled(self, time: float) -> int:
         return int(time - self._settle) // STEP * STEP
@@ -286,7 +201,7 @@ class Ledger:
         start = self._latest_settled(now)
         for name in self._names:
             if name not in self._channels:
-                self._channels[name] = _Channel(start, _midnight(now), start)
+                self._channels[name] = Channel(start, midnight_of(now), start)
 
     def _skip(self, now: float) -> None:
         """Move the positions that are older than the limit."""
@@ -305,32 +220,32 @@ class Ledger:
                 next(iter(skipped)),
             )
 
-    def _count_stretches(self, poll: _Responses) -> list[tuple[int, str, Method]]:
+    def _count_stretches(self, poll: Responses) -> list[tuple[int, str, Method]]:
         """Count the stretches that were answered; return day, channel and method of the day closes that follow."""
         finished: list[tuple[int, str, Method]] = []
         for name, (start, end, requests) in self._stretches.items():
             channel = self._channels[name]
-            found = [_figures(poll.get(request, since=end + self._settle)) for request in requests]
+            found = [figures_of(poll.get(request, since=end + self._settle)) for request in requests]
             if start != channel.settled_end or None in found or poll.now < end + self._settle:
                 continue
-            day = self._day(_midnight(start), name)
+            day = self._day(midnight_of(start), name)
             for figure, value in (item for figures in found if figures for item in figures.items()):
-                _replace(channel, day, figure, (day.figures[figure] or 0) + value)
+                replace_figure(channel, day, figure, (day.figures[figure] or 0) + value)
             day.seconds += end - start
             channel.settled_seconds += end - start
             channel.settled_end = end
-            if end == _midnight(end):
-                finished += self._day_closes(end - _DAY, name, channel)
+            if end == midnight_of(end):
+                finished += self._day_closes(end - DAY, name, channel)
         return finished
 
-    def _day_closes(self, day: int, name: str, channel: _Channel) -> Iterator[tuple[int, str, Method]]:
+    def _day_closes(self, day: int, name: str, channel: Channel) -> Iterator[tuple[int, str, Method]]:
         for method in self._methods:
             # A first day has no rows, and nothing but rows is of use in a response of `region`.
             first = {Method.REGION: channel.started, Method.HTTP_CODE: channel.first_code_day}.get(method, day)
             if first <= day:
                 yield day, name, method
 
-    def _count_codes(self, poll: _Responses) -> dict[str, dict[str, float]]:
+    def _count_codes(self, poll: Responses) -> dict[str, dict[str, float]]:
         """Record the day's counts so far; return each code's share of the traffic, by channel."""
         ratios = {}
         for name, request in self._code_requests.items():
@@ -338,43 +253,45 @@ class Ledger:
             response = poll.get(request, since=day)
             if not isinstance(response, HttpCode):
                 continue
-            percents = _added((row.code, row.flux_percent) for row in response.codes)
+            percents = sums_of((row.code, row.flux_percent) for row in response.codes)
             ratios[name] = {code: percent / 100 for code, percent in percents.items() if percent is not None}
             channel = self._channels[name]
             # A clock that is behind asks for a day that is counted to its end, or for one before the first.
-            if channel.first_code_day <= day and channel.settled_end < day + _DAY:
+            if channel.first_code_day <= day and channel.settled_end < day + DAY:
                 self._replace_codes(channel, day, name, response)
         return ratios
 
-    def _replace_codes(self, channel: _Channel, day: int, name: str, response: HttpCode) -> None:
+    def _replace_codes(self, channel: Channel, day: int, name: str, response: HttpCode) -> None:
         recorded = self._day(day, name)
-        counts = _added((row.code, row.requests) for row in response.codes)
+        counts = sums_of((row.code, row.requests) for row in response.codes)
         if day == channel.first_code_day and recorded.baseline is None:
-            recorded.baseline = {code: _count(count) for code, count in counts.items()}
+            recorded.baseline = {code: count_of(count) for code, count in counts.items()}
+            if response.unnamed_rows:
+                recorded.baseline[""] = None  # it stands for each code that is not named
         baseline = recorded.baseline or {}
         for code in dict.fromkeys((*counts, *recorded.codes)):
-            count = _count(counts.get(code, 0.0))
+            count = count_of(counts.get(code, None if response.unnamed_rows else 0.0))
             if count is None:
                 continue  # It cannot be read: what was recorded stays.
-            before = baseline.get(code, 0)
+            before = baseline.get(code, baseline.get("", 0))
             if before is None:  # It could not be read when the channel was new.
                 before = baseline[code] = count
             new = max(0, count - before)
-            channel.codes.setdefault(code, _Counter()).sum += new - recorded.codes.get(code, 0)
+            channel.codes.setdefault(code, Counter()).sum += new - recorded.codes.get(code, 0)
             recorded.codes[code] = new
 
-    def _close_days(self, poll: _Responses) -> list[tuple[_Close, Response]]:
+    def _close_days(self, poll: Responses) -> list[tuple[Close, Response]]:
         """Replace what was recorded of days by what the portal has for them as a whole; return what was answered."""
         closed = []
         for close in self._closes:
             (day, (name, _, window)), channel = close, self._channels[close.request.channel]
-            response = poll.get(close.request, since=day + _DAY + self._day_settle)
-            figures = _figures(response)
+            response = poll.get(close.request, since=day + DAY + self._day_settle)
+            figures = figures_of(response)
             if response is None or figures is None:
                 continue
             recorded = self._day(day, name)
             for figure, value in figures.items():
-                _replace(channel, recorded, figure, value)
+                replace_figure(channel, recorded, figure, value)
             # Where the position has skipped a part of this day, the part is counted after all.
             if figures and (missing := int((window.end - window.start).total_seconds()) - recorded.seconds):
                 recorded.seconds += missing
@@ -384,23 +301,23 @@ class Ledger:
             closed.append((close, response))
         return closed
 
-    def _day(self, day: int, name: str) -> _Day:
+    def _day(self, day: int, name: str) -> DayRecord:
         """Return what is recorded of a day, to be changed; it is written with the rest."""
         if (day, name) not in self._days:
             query = "SELECT seconds, traffic, hits, misses, codes, baseline FROM days WHERE (day, channel) = (?, ?)"
             row = None if self._is_new else self._db.execute(query, (day, name)).fetchone()
-            self._days[day, name] = _Day()
+            self._days[day, name] = DayRecord()
             if row:
                 seconds, *figures, codes, baseline = row
-                by_name = dict(zip(_FIGURES, figures, strict=True))
-                self._days[day, name] = _Day(seconds, by_name, json.loads(codes), json.loads(baseline))
+                by_name = dict(zip(FIGURES, figures, strict=True))
+                self._days[day, name] = DayRecord(seconds, by_name, json.loads(codes), json.loads(baseline))
         return self._days[day, name]
 
-    def _write_days(self, finished: list[tuple[int, str, Method]], closed: list[tuple[_Close, Response]]) -> None:
+    def _write_days(self, finished: list[tuple[int, str, Method]], closed: list[tuple[Close, Response]]) -> None:
         self._db.executemany(
             "REPLACE INTO days VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
-                (*key, day.seconds, *day.figures.values(), _json(day.codes), _json(day.baseline))
+                (*key, day.seconds, *day.figures.values(), as_json(day.codes), as_json(day.baseline))
                 for key, day in self._days.items()
             ),
         )
@@ -417,31 +334,35 @@ class Ledger:
             (self._closed_row(close, response) for close, response in closed),
         )
 
-    def _closed_row(self, close: _Close, response: Response) -> tuple[object, ...]:
+    def _closed_row(self, close: Close, response: Response) -> tuple[object, ...]:
         day, request = close
         traffic, rows = None, []
         if isinstance(response, Isp):
-            traffic, rows = _count(response.total_bytes), [response.isps]
+            traffic, rows = count_of(response.total_bytes), [response.isps]
         elif isinstance(response, Region):
             rows = [response.provinces, response.countries]
         is_first = self._channels[request.channel].started > day
-        return request.channel, request.method, day, traffic, _json([() if is_first else shares for shares in rows])
+        return request.channel, request.method, day, traffic, as_json([() if is_first else shares for shares in rows])
 
     def _write_channels(self) -> None:
         self._db.executemany(
             "REPLACE INTO channels VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                (name, *(getattr(channel, column) for column in _TIMES), *map(_json, (channel.figures, channel.codes)))
+                (
+                    name,
+                    *(getattr(channel, column) for column in _TIMES),
+                    *map(as_json, (channel.figures, channel.codes)),
+                )
                 for name, channel in self._channels.items()
             ),
         )
         self._db.execute("UPDATE ledger SET clock_ahead = ?", (self._clock_ahead,))
 
     def _delete_old(self, now: float) -> None:
-        oldest = now - self._catch_up - self._day_settle - _DAY
+        oldest = now - self._catch_up - self._day_settle - DAY
         if given_up := self._db.execute("DELETE FROM closes WHERE day < ?", (oldest,)).rowcount:
             log.warning("%d day closes failed for longer than --catch-up: they are given up", given_up)
-        self._db.execute("DELETE FROM days WHERE day < ?", (min(now - DAYS_KEPT * _DAY, oldest) - _DAY,))
+        self._db.execute("DELETE FROM days WHERE day < ?", (min(now - DAYS_KEPT * DAY, oldest) - DAY,))
 
     def _totals(self, ratios: Mapping[str, Mapping[str, float]]) -> Totals:
         closed_days = self._closed_days()
@@ -477,61 +398,6 @@ class Ledger:
         found = {}
         for name, day, traffic, isp, region in self._db.execute(query):
             if name in self._channels:
-                (isps,), (provinces, countries) = _shares(isp or "[[]]"), _shares(region or "[[], []]")
-                found[name] = ClosedDay(moment(day + _DAY), traffic, isps, provinces, countries)
+                (isps,), (provinces, countries) = shares_of(isp or "[[]]"), shares_of(region or "[[], []]")
+                found[name] = ClosedDay(moment(day + DAY), traffic, isps, provinces, countries)
         return found
-
-
-def _figures(response: Response | None) -> dict[str, int] | None:
-    """Return what a response has for the figures of a day; None if there is no response or a part is not readable."""
-    match response:
-        case None:
-            return None
-        case Isp(total_bytes=total_bytes):
-            found = {"traffic": _count(total_bytes)}
-        case HitRate(hits=hits, misses=misses):
-            found = {"hits": _count(hits), "misses": _count(misses)}
-        case _:
-            found = {}
-    figures = {figure: value for figure, value in found.items() if value is not None}
-    return figures if len(figures) == len(found) else None
-
-
-def _replace(channel: _Channel, day: _Day, figure: str, value: int) -> None:
-    channel.figures[figure].sum += value - (day.figures[figure] or 0)
-    day.figures[figure] = value
-
-
-def _count(value: float | None) -> int | None:
-    """Return a count as an integer; a float that does not hold it exactly is no count."""
-    return None if value is None or value >= _MAX_EXACT else round(value)
-
-
-def _added(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
-    """Add up the values of each code; the sum is None if one of them is."""
-    sums: dict[str, float | None] = {}
-    for code, value in pairs:
-        before = sums.get(code, 0.0)
-        sums[code] = None if value is None or before is None else before + value
-    return sums
-
-
-_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_Counter.pair).encode
-
-
-def _counters(text: str) -> dict[str, _Counter]:
-    return {sys.intern(name): _Counter(*pair) for name, pair in json.loads(text).items()}
-
-
-def _shares(text: str) -> list[tuple[Share, ...]]:
-    return [tuple(Share(sys.intern(name), *numbers) for name, *numbers in rows) for rows in json.loads(text)]
-
-
-def _midnight(time: float) -> int:
-    return int(time + _UTC_OFFSET) // _DAY * _DAY - _UTC_OFFSET
-
-
-@lru_cache(maxsize=256)
-def _window(start: int, end: int) -> Window:
-    """Return a window, the same object for all channels: that saves memory, and makes requests quick to compare."""
-    return Window(moment(start), moment(end))

@@ -144,7 +144,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what SQLite finds wrong with the file into a `LedgerError` that says what to do."""
     try:
         yield
-    except (json.JSONDecodeError, sqlite3.DatabaseError) as error:
+    except (ValueError, sqlite3.DatabaseError) as error:  # the former for text that is not UTF-8, or not JSON
         match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
             case sqlite3.SQLITE_BUSY:
                 fault = f"another process has locked it (`fuser -v {path}` names it). Only one poller can use a ledger"
@@ -159,6 +159,8 @@ def explained(path: Path) -> Iterator[None]:
             case _:
                 fault = _obstacle(path) or f"{error}. The kernel's log may say why (`dmesg`)"
         raise LedgerError(f"the ledger {path} cannot be used: {fault}") from error
+    except OSError as error:  # the file, or the working directory of a relative path, went away meanwhile
+        raise LedgerError(f"the ledger {path} cannot be used: {error.strerror}") from error
 
 
 def moment(seconds: int) -> datetime:

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Self
 
 from cc_textfile.errors import LedgerError
-from cc_textfile.ledger import _FIGURES, STEP, _added, _count, _figures, _json, _midnight, _window
 from cc_textfile.ledger.file import APPLICATION_ID, create, explained, has_ledger, opened_for_poll
+from cc_textfile.ledger.values import DAY, FIGURES, STEP, as_json, count_of, figures_of, midnight_of, sums_of, window_of
 from cc_textfile.portal.responses import HttpCode, Method, Request, Response
 
 MARGIN = 3 * 3600
 """Seconds; the history ends longer ago. Prometheus drops live samples that are older than the end of a block."""
 
-_DAY = 86_400
 _TABLES = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     "CREATE TABLE backfill (began INTEGER NOT NULL, end INTEGER NOT NULL, output TEXT NOT NULL)",
@@ -72,14 +71,14 @@ class Past:
             self._db = stack.enter_context(opened_for_poll(path))
             self._began, self.end, self.output = self._opened(int(now.timestamp()), latest)
             self._cleanup = stack.pop_all()
-        days = range(self.first, self.end, _DAY)
+        days = range(self.first, self.end, DAY)
         length = int(step.total_seconds())
         steps = [
-            (start, min(start + length, day + _DAY, self.end))
+            (start, min(start + length, day + DAY, self.end))
             for day in days
-            for start in range(day, min(day + _DAY, self.end), length)
+            for start in range(day, min(day + DAY, self.end), length)
         ]
-        whole_days = [(day, day + _DAY) for day in days if day + _DAY <= self.end]
+        whole_days = [(day, day + DAY) for day in days if day + DAY <= self.end]
         self._periods = {Method.HIT_RATE: steps, Method.ISP: steps, Method.HTTP_CODE: whole_days}
         self._steps = steps
         self._order = sorted((*period, method) for method in self._periods for period in self._wanted(method))
@@ -92,7 +91,7 @@ class Past:
             )
         if self._path.stat().st_size:
             began, end, output = self._db.execute("SELECT * FROM backfill").fetchone()
-            now, latest = min(began, now), end if latest - _DAY < end <= latest else latest
+            now, latest = min(began, now), end if latest - DAY < end <= latest else latest
             self._db.execute("UPDATE backfill SET began = ?, end = ?", (now, latest))
             return now, latest, output
         for statement in _TABLES:
@@ -122,13 +121,13 @@ class Past:
                 known = set(self._db.execute("SELECT start, end, method FROM past WHERE channel = ?", (channel,)))
             for start, end, method in self._order:
                 if (start, end, method) not in known:
-                    yield Request(channel, method, _window(start, end))
+                    yield Request(channel, method, window_of(start, end))
 
     def keep(self, responses: Mapping[Request, Response]) -> list[Request]:
         """Keep what was answered, and commit; return the requests whose responses have a number that is no count."""
         found = {request: _readable(response) for request, response in responses.items()}
         rows = [
-            (channel, method, int(start.timestamp()), int(end.timestamp()), _json(figures))
+            (channel, method, int(start.timestamp()), int(end.timestamp()), as_json(figures))
             for (channel, method, (start, end)), figures in found.items()
             if figures is not None
         ]
@@ -179,37 +178,37 @@ class Past:
 
     def _count(self, channel: str) -> None:
         """Write what a ledger would have written if it had counted all this time."""
-        days: dict[int, dict[str, int]] = {day: {} for day in range(self.first, self.end, _DAY)}
+        days: dict[int, dict[str, int]] = {day: {} for day in range(self.first, self.end, DAY)}
         codes: dict[int, Figures] = {}
         sums: dict[str, int] = {}
         sums_by_code: dict[str, int] = {}
         for method in (Method.HIT_RATE, Method.ISP):
             for end, figures in self.series(channel, method):
-                of_day = days[_midnight(end - 1)]
+                of_day = days[midnight_of(end - 1)]
                 for figure, value in figures.items():
                     of_day[figure] = of_day.get(figure, 0) + value
                     sums[figure] = sums.get(figure, 0) + value
         for end, figures in self.series(channel, Method.HTTP_CODE):
-            codes[end - _DAY] = figures
+            codes[end - DAY] = figures
             for code, value in figures.items():
                 sums_by_code[code] = sums_by_code.get(code, 0) + value
         # All of it is in Prometheus, so the sums are shown already: no series begins with 0 again.
-        shown = {figure: (sums.get(figure, 0), sums.get(figure)) for figure in _FIGURES}
+        shown = {figure: (sums.get(figure, 0), sums.get(figure)) for figure in FIGURES}
         shown_by_code = {code: (value, value) for code, value in sums_by_code.items()}
         times = (self.first, self.first, self.end, self.end - self.first, 0)
         self._db.execute(
             "INSERT INTO channels VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (channel, *times, _json(shown), _json(shown_by_code)),
+            (channel, *times, as_json(shown), as_json(shown_by_code)),
         )
         for day, of_day in days.items():
-            end = min(day + _DAY, self.end)
-            is_whole = end == day + _DAY
+            end = min(day + DAY, self.end)
+            is_whole = end == day + DAY
             is_closed = is_whole and end + self._day_settle <= self._began
             # The baseline is empty, not missing: what a day had before the first poll counts.
-            numbers = [of_day.get(figure) for figure in _FIGURES]
+            numbers = [of_day.get(figure) for figure in FIGURES]
             self._db.execute(
                 "INSERT INTO days VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (day, channel, end - day, *numbers, _json(codes.get(day, {})), "{}", is_closed),
+                (day, channel, end - day, *numbers, as_json(codes.get(day, {})), "{}", is_closed),
             )
             if is_whole and not is_closed:
                 closes = [(day, channel, method) for method in self.methods]
@@ -219,6 +218,6 @@ class Past:
 def _readable(response: Response) -> Figures | None:
     """Return what a response counts; None if that cannot be read. A status code that cannot be read is left out."""
     if not isinstance(response, HttpCode):
-        return _figures(response)
-    counts = _added((row.code, row.requests) for row in response.codes)
-    return {code: count for code, value in counts.items() if (count := _count(value)) is not None}
+        return figures_of(response)
+    counts = sums_of((row.code, row.requests) for row in response.codes)
+    return {code: count for code, value in counts.items() if (count := count_of(value)) is not None}

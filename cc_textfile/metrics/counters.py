@@ -1,5 +1,6 @@
 """Counters of the ledger, the figures of the last closed day, and the channels' own labels."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 from cc_textfile.ledger import ChannelTotals, ClosedDay
@@ -62,7 +63,7 @@ def _hit_ratio(rows: tuple[Share, ...]) -> Mapping[str, float]:
         elif all(row.hit_ratio is not None and row.hits is not None for row in group):
             weights = [row.hits or 0.0 for row in group] if any(row.hits for row in group) else [1.0] * len(group)
             means[label] = sum(w * (r.hit_ratio or 0.0) for w, r in zip(weights, group, strict=True)) / sum(weights)
-    return {label: mean for label, mean in means.items() if mean is not None}
+    return {label: mean for label, mean in means.items() if mean is not None and math.isfinite(mean)}
 
 
 def channel_info(results: Results) -> Series:

@@ -93,9 +93,10 @@ class Region(Response):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpCode(Response):
-    """Requests by HTTP status, over whole days."""
+    """Requests by HTTP status, over whole days; `unnamed_rows` are those among the dropped that may be of any code."""
 
     codes: tuple[StatusCode, ...]
+    unnamed_rows: int = 0
 
 
 Json = Mapping[str, object]
@@ -143,14 +144,16 @@ def decode_http_code(status: int, body: bytes) -> HttpCode:
         raise Malformed("`data` is not a list")
     codes = []
     dropped = 0
+    unnamed = 0
     for row in _rows(fields, "data"):
         code = _name(row.get("http_code"))
         requests = _number(row.get("request_count"))
         percent, flux_percent = _percent(row.get("request_percent")), _percent(row.get("flux_percent"))
         dropped += code is None or (requests is None and percent is None and flux_percent is None)
+        unnamed += code is None
         if code is not None:
             codes.append(StatusCode(code, requests, percent, flux_percent))
-    return HttpCode(codes=tuple(codes), dropped_rows=dropped)
+    return HttpCode(codes=tuple(codes), unnamed_rows=unnamed, dropped_rows=dropped)
 
 
 def _statistics(status: int, body: bytes) -> Json:
@@ -202,7 +205,9 @@ def _refusal(fields: Json, verdict: str) -> Refused:
     if verdict not in fields:
         return Refused(f"the portal refused: no `{verdict}` in its response")
     value = fields[verdict]
-    shown = f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    # What is nested as deep as Python can read it is too deep for it to write.
+    written = "nested" if isinstance(value, list | dict) else json.dumps(value)
+    shown = f"{value:g}" if isinstance(value, float) else written
     texts = [text for key in ("msg", "message") if isinstance(text := fields.get(key), str) and text]
     return Refused(f"the portal refused: `{verdict}` is", foreign=": ".join([shown, *texts]))
 

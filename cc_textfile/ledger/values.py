@@ -1,0 +1,192 @@
+"""What the ledger counts with: totals to export, the state of a channel and of a day, and the responses of a poll."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
+
+from cc_textfile.ledger.file import moment
+from cc_textfile.portal.responses import HitRate, Isp, Request, Response, Share
+from cc_textfile.portal.window import Window
+
+STEP = 300
+"""Seconds: the grid on which time is counted."""
+
+DAY = 86_400
+UTC_OFFSET = 28_800
+MAX_EXACT = 2.0**53
+FIGURES = ("traffic", "hits", "misses")
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedDay:
+    """The last day that was closed; what the portal has not answered for this day is None or empty."""
+
+    end: datetime
+    traffic_bytes: int | None
+    isps: tuple[Share, ...]
+    provinces: tuple[Share, ...]
+    countries: tuple[Share, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelTotals:
+    """What is exported of one channel after a poll; what is None or missing has no series."""
+
+    settled_end: datetime
+    settled_seconds: int
+    lost_seconds: int
+    traffic_bytes: int | None
+    overcounted_bytes: int | None
+    requests: Mapping[str, int]
+    responses: Mapping[str, int]
+    code_traffic_ratio: Mapping[str, float]
+    day: ClosedDay | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is exported after a poll; a channel that has not begun is missing."""
+
+    created: datetime
+    channels: Mapping[str, ChannelTotals]
+
+
+@dataclass(slots=True)
+class Counter:
+    """A sum, and the largest value of it that was exported; None until it was."""
+
+    sum: int = 0
+    shown: int | None = None
+
+    def show(self) -> int:
+        """Return the value to export: 0 the first time, so that `increase()` sees the first step."""
+        self.shown = 0 if self.shown is None else max(self.shown, self.sum)
+        return self.shown
+
+    def pair(self) -> tuple[int, int | None]:
+        """Return what is written of it."""
+        return self.sum, self.shown
+
+
+@dataclass(slots=True)
+class Channel:
+    """The state of a channel; times in seconds since the epoch."""
+
+    started: int
+    first_code_day: int
+    settled_end: int
+    settled_seconds: int = 0
+    lost_seconds: int = 0
+    figures: dict[str, Counter] = field(default_factory=lambda: {figure: Counter() for figure in FIGURES})
+    codes: dict[str, Counter] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class DayRecord:
+    """What is recorded of a day; `baseline` is what the portal had counted before the channel was new."""
+
+    seconds: int = 0
+    figures: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(FIGURES))
+    codes: dict[str, int] = field(default_factory=dict)
+    baseline: dict[str, int | None] | None = None
+
+
+class Stretch(NamedTuple):
+    """Time that is to be counted, and the requests that all have to be answered for it."""
+
+    start: int
+    end: int
+    requests: tuple[Request, ...]
+
+
+class Close(NamedTuple):
+    """A day that is to be closed by one request; `day` is its first second."""
+
+    day: int
+    request: Request
+
+
+class Responses:
+    """The responses of a poll, and what time it was."""
+
+    def __init__(self, responses: Mapping[Request, Response], now: datetime) -> None:
+        self.all = responses
+        self._host = now.timestamp()
+        dates = [response.date for response in responses.values() if response.date]
+        self.now = min(self._host, max(dates).timestamp()) if dates else self._host
+        self.clock_ahead = math.ceil(self._host - self.now)
+        self.asked_too_early = False
+
+    def get(self, request: Request, *, since: int) -> Response | None:
+        """Return the response to a request, or None if there is none or it was given before the time `since`."""
+        response = self.all.get(request)
+        if response is None:
+            return None
+        if min(self._host, response.date.timestamp() if response.date else self._host) >= since:
+            return response
+        self.asked_too_early = True
+        return None
+
+
+def figures_of(response: Response | None) -> dict[str, int] | None:
+    """Return what a response has for the figures of a day; None if there is no response or a part is not readable."""
+    match response:
+        case None:
+            return None
+        case Isp(total_bytes=total_bytes):
+            found = {"traffic": count_of(total_bytes)}
+        case HitRate(hits=hits, misses=misses):
+            found = {"hits": count_of(hits), "misses": count_of(misses)}
+        case _:
+            found = {}
+    figures = {figure: value for figure, value in found.items() if value is not None}
+    return figures if len(figures) == len(found) else None
+
+
+def replace_figure(channel: Channel, day: DayRecord, figure: str, value: int) -> None:
+    """Put a figure in the place of what was recorded for the day, and change the sum by as much."""
+    channel.figures[figure].sum += value - (day.figures[figure] or 0)
+    day.figures[figure] = value
+
+
+def count_of(value: float | None) -> int | None:
+    """Return a count as an integer; a float that does not hold it exactly is no count."""
+    return None if value is None or value >= MAX_EXACT else round(value)
+
+
+def sums_of(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    """Add up the values of each code; the sum is None if one of them is, or if it is too large to be a number."""
+    sums: dict[str, float | None] = {}
+    for code, value in pairs:
+        before = sums.get(code, 0.0)
+        sums[code] = None if value is None or before is None else before + value
+    return {code: None if value == math.inf else value for code, value in sums.items()}
+
+
+as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=Counter.pair).encode
+
+
+def counters_of(text: str) -> dict[str, Counter]:
+    """Read what `as_json` wrote of counters."""
+    return {sys.intern(name): Counter(*pair) for name, pair in json.loads(text).items()}
+
+
+def shares_of(text: str) -> list[tuple[Share, ...]]:
+    """Read what `as_json` wrote of breakdowns."""
+    return [tuple(Share(sys.intern(name), *numbers) for name, *numbers in rows) for rows in json.loads(text)]
+
+
+def midnight_of(time: float) -> int:
+    """Return the start of the day (UTC+8) in which a time lies, both in seconds since the epoch."""
+    return int(time + UTC_OFFSET) // DAY * DAY - UTC_OFFSET
+
+
+@lru_cache(maxsize=256)
+def window_of(start: int, end: int) -> Window:
+    """Return a window, the same object for all channels: that saves memory, and makes requests quick to compare."""
+    return Window(moment(start), moment(end))
