@@ -1,7 +1,6 @@
 """Log lines on standard error, as text or JSON, the redaction of secrets, and words on standard output."""
 
 import base64
-import html
 import json
 import logging
 import os
@@ -28,16 +27,6 @@ MIN_SECRET = 4
 WRITE_SECONDS = 0.5
 """How long a line waits for a reader of standard error; the lines after it do not wait, and are dropped."""
 
-HTML_QUOTES = (
-    ('"', "'"),
-    ("&quot;", "'"),
-    ("&quot;", "&#x27;"),
-    ("&quot;", "&#39;"),
-    ("&quot;", "&apos;"),
-    ("&#34;", "&#39;"),
-)
-"""How web pages write the two quotes."""
-
 FIELDS = ("channel", "method", "reason", "channels", "requests", "failed", "series", "seconds")
 """What a JSON line has beside level and message, where the event has it (`extra=`)."""
 
@@ -46,7 +35,7 @@ PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERR
 
 
 class Redactor:
-    """Replaces secrets in foreign text by `***`: in clear, percent-encoded, escaped (JSON, Python, HTML), in base64."""
+    """Replaces secrets in foreign text by `***`: in clear, percent-encoded, escaped (JSON, Python), in base64."""
 
     def __init__(self, *secrets: str) -> None:
         self._forms: list[str] = []
@@ -84,10 +73,8 @@ def _forms(secret: str) -> set[str]:
     # Go escapes these three in JSON, and PHP slashes.
     escaped |= {re.sub("[&<>]", lambda match: f"\\u{ord(match[0]):04x}", text) for text in escaped}
     escaped |= {text.replace("/", "\\/") for text in escaped}
-    page = html.escape(secret, quote=False)
-    pages = {page.replace('"', double).replace("'", single) for double, single in HTML_QUOTES}
     in_base64 = base64.b64encode(secret.encode()).decode()
-    forms = {secret, secret.replace("+", " "), *encoded, *lower, *escaped, *pages, in_base64}
+    forms = {secret, secret.replace("+", " "), *encoded, *lower, *escaped, in_base64}
     return forms | {_one_line(form) for form in forms}
 
 
