@@ -348,12 +348,8 @@ class Ledger:
         self._db.executemany(
             "REPLACE INTO channels VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                (
-                    name,
-                    *(getattr(channel, column) for column in _TIMES),
-                    *map(as_json, (channel.figures, channel.codes)),
-                )
-                for name, channel in self._channels.items()
+                (name, *(getattr(each, column) for column in _TIMES), *map(as_json, (each.figures, each.codes)))
+                for name, each in self._channels.items()
             ),
         )
         self._db.execute("UPDATE ledger SET clock_ahead = ?", (self._clock_ahead,))

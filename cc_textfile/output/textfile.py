@@ -34,7 +34,7 @@ def _private_folder(path: Path) -> Iterator[Path]:
     try:
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise PermissionError(errno.EPERM, "somebody replaced the temporary folder")
+            raise PermissionError(errno.EPERM, "another user replaced the temporary folder")
         yield Path(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
