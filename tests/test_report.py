@@ -158,6 +158,10 @@ def test_what_is_no_ledger_is_said_and_left_alone(tmp_path: Path) -> None:
     assert "not a ledger" in done.stderr
     assert other.read_bytes() == b"not a ledger" * 1000
     assert list(tmp_path.iterdir()) == [other]
+    os.mkfifo(tmp_path / "fifo")
+    done = run("report", "--ledger", str(tmp_path / "fifo"), env=environment())
+    assert done.returncode == 1
+    assert "is not a regular file" in done.stderr
 
 
 def test_standard_output_that_takes_nothing(ledger: Path) -> None:

@@ -66,6 +66,9 @@ def days(path: Path, *, since: date) -> list[Day]:
     """Return what is recorded of each day from `since` on, by day and channel; only reads; raises `LedgerError`."""
     first = int(datetime.combine(since, datetime.min.time(), PORTAL_ZONE).timestamp())
     query = "SELECT day, channel, traffic, hits, misses, codes, closed FROM days WHERE day >= ? ORDER BY day, channel"
+    if path.exists() and not path.is_file():
+        # SQLite would wait for the writer of a FIFO.
+        raise LedgerError(f"the ledger {path} cannot be used: it is not a regular file")
     with explained(path), closing(_connect(path, "ro", wait=READER_WAIT)) as db:
         return [
             Day(moment(day).date(), name, traffic, hits, misses, json.loads(codes), bool(closed))
