@@ -108,9 +108,10 @@ def silent_resolver(folder: Path) -> Iterator[tuple[socket.socket, tuple[str, ..
     """Yield the socket of a name server that never responds, and the words before a command that uses it alone."""
     needs_root()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.7.7.7", 53))
+        address = f"127.7.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"  # one for each process that tests
+        server.bind((address, 53))
         server.settimeout(PATIENCE)
-        (folder / "resolv.conf").write_text("nameserver 127.7.7.7\noptions timeout:30\n")
+        (folder / "resolv.conf").write_text(f"nameserver {address}\noptions timeout:30\n")
         mount = f'mount --bind {folder}/resolv.conf /etc/resolv.conf && exec "$@"'
         yield server, ("unshare", "--mount", "sh", "-c", mount, "sh")
 
