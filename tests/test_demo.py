@@ -259,3 +259,9 @@ def test_today_is_counted_as_far_as_it_has_gone() -> None:
     ]
     assert counts == sorted(counts)
     assert counts[0] < counts[2] < counts[3] == counts[4]
+
+
+def test_a_second_demo_goes_on_with_the_ledger_of_the_first(tmp_path: Path) -> None:
+    """Only the first one makes a ledger that begins a day ago, with a poll of its own."""
+    polls = [run("demo", env=environment(), cwd=tmp_path).stderr.count("polled 3 channels") for _ in range(2)]
+    assert polls == [2, 1]

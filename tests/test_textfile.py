@@ -325,3 +325,16 @@ def test_a_path_that_cannot_be_written(name: str, fault: str, tmp_path: Path, po
     assert f"error: {tmp_path / name} cannot be written: {fault.format(tmp_path=tmp_path)}" in done.stderr
     assert portal.requests == 12
     assert [file.name for file in tmp_path.iterdir()] == ["folder.prom"]
+
+
+def test_a_relative_path_without_a_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a relative path is gone with the working directory, and that is said before anything is written."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with (
+        pytest.raises(OutputError, match="cannot be written: No such file or directory"),
+        Textfile(Path("a.prom")).locked(),
+    ):
+        pass
