@@ -16,7 +16,7 @@ check: .venv/development .tools/fetched ## lint, types and the quick tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
-	$(BIN)/pytest -n auto --dist worksteal -m 'not slow'
+	$(BIN)/pytest -n 4 --dist worksteal -m 'not slow'
 
 .PHONY: test
 test: .venv/development .tools/fetched ## lint, types, all tests, and the coverage gate
