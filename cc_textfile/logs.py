@@ -96,7 +96,7 @@ def configure(level: str, form: str, redactor: Redactor) -> None:
 
 
 class _Handler(logging.Handler):
-    """Writes to standard error while somebody reads it, and drops lines while nobody does."""
+    """Writes to standard error while it is read, and drops lines while it is not."""
 
     def __init__(self) -> None:
         super().__init__()
