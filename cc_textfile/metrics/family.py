@@ -38,14 +38,34 @@ Series = Iterator[tuple[dict[str, str], float]]
 """Labels and value of each sample."""
 
 
+Decorator = Callable[[Callable[[Results], Series]], None]
+
+
 class Definition(NamedTuple):
-    """A metric: its name, HELP text and labels, and where its samples come from. Counters end in `_total`."""
+    """A metric: its name, HELP text, labels and type, and where its samples come from."""
 
     name: str
     help: str
     labels: tuple[str, ...]
+    is_counter: bool
     series: Callable[[Results], Series]
-    is_counter: bool = False
+
+    def family(self) -> Metric:
+        """Return the metric without samples."""
+        kind = CounterMetricFamily if self.is_counter else GaugeMetricFamily
+        return kind(self.name, self.help, labels=self.labels)
+
+
+class Metrics(list[Definition]):
+    """The metrics of a module, in the order of the output. Each is a function that yields its samples, decorated."""
+
+    def gauge(self, name: str, help_text: str, *labels: str) -> Decorator:
+        """Return a decorator that adds a gauge."""
+        return lambda series: self.append(Definition(name, help_text, labels, False, series))  # noqa: FBT003
+
+    def counter(self, name: str, help_text: str, *labels: str) -> Decorator:
+        """Return a decorator that adds a counter."""
+        return lambda series: self.append(Definition(name, help_text, labels, True, series))  # noqa: FBT003
 
 
 class ResultsCollector(Collector):
@@ -58,14 +78,14 @@ class ResultsCollector(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """Return the families without samples; without this, the registry would render everything once for nothing."""
-        return [_family(definition) for definition in self._definitions]
+        return [definition.family() for definition in self._definitions]
 
     def collect(self) -> Iterable[Metric]:
         """Return the families one by one; the samples of each are made as they are read, and can be read once."""
         self.series = 0
         for definition in self._definitions:
             if next(definition.series(self._results), None):
-                family = _family(definition)
+                family = definition.family()
                 # Not a list, as the annotation has it: of 300,000 samples that took 60 MB and a third of the time.
                 family.samples = self._samples(definition)  # type: ignore[assignment]
                 yield family
@@ -74,11 +94,6 @@ class ResultsCollector(Collector):
         for labels, value in definition.series(self._results):
             self.series += 1
             yield Sample(definition.name, labels, value)
-
-
-def _family(definition: Definition) -> Metric:
-    kind = CounterMetricFamily if definition.is_counter else GaugeMetricFamily
-    return kind(definition.name, definition.help, labels=definition.labels)
 
 
 def merged(rows: Iterable[tuple[str, float | None]]) -> Mapping[str, float]:

@@ -25,57 +25,39 @@ class Output(Protocol):
         """Deliver what the registry has and return where it went, in words; raises `OutputError`."""
 
 
-class Fallback:
-    """The second output when the first fails."""
-
-    def __init__(self, first: Output, second: Output) -> None:
-        self._first = first
-        self._second = second
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Lock the first."""
-        return self._first.locked()
-
-    def deliver(self, registry: CollectorRegistry) -> str:
-        """Deliver to one of the two."""
-        try:
-            return self._first.deliver(registry)
-        except OutputError as error:
-            log.error("%s", error)  # noqa: TRY400 # the message is complete; a traceback is for bugs
-        return self._second.deliver(registry) + " instead"
-
-
 class Both:
-    """Two outputs, in this order; one that fails does not stop the other."""
+    """Two outputs. The second is for when the first fails, or, if `always`, for every delivery."""
 
-    def __init__(self, first: Output, second: Output) -> None:
+    def __init__(self, first: Output, second: Output, *, always: bool) -> None:
         self._outputs = (first, second)
+        self._always = always
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the first."""
         return self._outputs[0].locked()
 
     def deliver(self, registry: CollectorRegistry) -> str:
-        """Deliver to each that can be delivered to."""
+        """Deliver to one of the two, or to both; one that fails does not stop the other."""
         delivered, errors = [], []
         for output in self._outputs:
             try:
                 delivered.append(output.deliver(registry))
             except OutputError as error:
                 errors.append(str(error))
+            if delivered and not self._always:
+                break
         if not delivered:
             raise OutputError("; ".join(errors))
         for message in errors:
             log.error("%s", message)
-        return " and ".join(delivered)
+        return " and ".join(delivered) + (" instead" if errors and not self._always else "")
 
 
 def output_of(settings: Settings, redactor: Redactor) -> Output:
     """Return the output of the settings, which have at least one."""
-    if not settings.textfile:
-        return Pushgateway(settings, redactor)
-    textfile = Textfile(settings.textfile)
-    if not settings.pushgateway:
-        return textfile
-    both = Both if settings.pushgateway_mode == "always" else Fallback
-    return both(textfile, Pushgateway(settings, redactor))
+    outputs: list[Output] = []
+    if settings.textfile:
+        outputs.append(Textfile(settings.textfile))
+    if settings.pushgateway:
+        outputs.append(Pushgateway(settings, redactor))
+    return Both(*outputs, always=settings.pushgateway_mode == "always") if len(outputs) > 1 else outputs[0]
