@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
 from cc_textfile import __version__
 from cc_textfile.errors import CcTextfileError, SettingsError
 from cc_textfile.logs import Redactor, configure, say
-from cc_textfile.portal.window import PORTAL_ZONE, past_day, whole_steps
+from cc_textfile.portal.window import DAY, PORTAL_ZONE, STEP
 from cc_textfile.settings import BY_NAME, Settings, SettingsCommand
 from cc_textfile.signals import SIGNALS, Signals
 
@@ -29,7 +28,7 @@ SHOW_CURSOR = "\033[?25h"
 
 LEDGER = "ledger.sqlite"
 MAX_DAYS = 99_999
-T = TypeVar("T")
+FIRST_YEAR = 2000
 
 log = logging.getLogger(__name__)
 
@@ -120,33 +119,11 @@ def _run(settings: Settings, load: Callable[[], Settings], *, reloads: bool = Tr
     return SIGNALS.supervise(work, stopped, reloads=reloads)
 
 
-def _read(read: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
-    """Return a callback of an option, from a function that reads its value as a setting would be read."""
-
-    def callback(_context: click.Context, _option: click.Parameter, text: str | None) -> T | None:
-        try:
-            return None if text is None else read(text)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return callback
-
-
-@main.command(
-    cls=SettingsCommand,
-    params=[
-        click.Option(
-            ["--node-exporter"],
-            metavar="URL",
-            default="http://localhost:9100/metrics",
-            show_default=True,
-            callback=_read(BY_NAME["pushgateway"].read),
-            help="Where node_exporter listens, if there is one.",
-        ),
-        click.Option(["--json", "as_json"], is_flag=True, help="Write a list of {step, state, detail, remedy}."),
-        click.Option(["--settings-only"], is_flag=True, help="Only read the settings, and end with 0 or 2."),
-    ],
-)
+@main.command(cls=SettingsCommand)
+@click.option("--node-exporter", type=BY_NAME["pushgateway"].read, metavar="URL",
+              default="http://localhost:9100/metrics", show_default=True, help="Where node_exporter listens.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Write a list of {step, state, detail, remedy}.")
+@click.option("--settings-only", is_flag=True, help="Only read the settings, and end with 0 or 2.")
 def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool, settings_only: bool) -> None:
     """Find out whether a poll would succeed, and how to fix what would stop it.
 
@@ -190,18 +167,10 @@ def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool, se
 
 
 @main.command()
-@click.option(
-    "--ledger",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="CC_TEXTFILE_LEDGER",
-    show_envvar=True,
-    required=True,
-    help="The ledger to read.",
-)
-@click.option(
-    "--days", type=click.IntRange(1, MAX_DAYS), default=7, show_default=True, help="How many days, with today."
-)
+@click.option("--ledger", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", required=True,
+              envvar="CC_TEXTFILE_LEDGER", show_envvar=True, help="The ledger to read.")  # fmt: skip
+@click.option("--days", type=click.IntRange(1, MAX_DAYS), default=7, show_default=True,
+              help="How many days, with today.")  # fmt: skip
 @click.option("--channel", metavar="ID", help="Only this channel.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def report(ledger: Path, days: int, channel: str | None, form: str) -> None:
@@ -229,47 +198,38 @@ def report(ledger: Path, days: int, channel: str | None, form: str) -> None:
         say(reports.render(ledger, form, days=days, channel=channel, now=datetime.now(PORTAL_ZONE), width=width))
 
 
-@main.command(
-    cls=SettingsCommand,
-    fills_ledger=True,
-    params=[
-        click.Option(
-            ["--from", "first"],
-            metavar="DAY",
-            required=True,
-            callback=_read(past_day),
-            help="First day of the history (UTC+8), such as 2026-11-01.",
-        ),
-        click.Option(
-            ["--job"],
-            required=True,
-            callback=_read(BY_NAME["account"].read),
-            help="Label `job` of the live series in Prometheus.",
-        ),
-        click.Option(
-            ["--instance"],
-            required=True,
-            callback=_read(lambda text: text and BY_NAME["account"].read(text)),
-            help="Label `instance` of the live series in Prometheus; empty ('') if they have none.",
-        ),
-        click.Option(
-            ["--step"],
-            metavar="DURATION",
-            default="1h",
-            show_default=True,
-            callback=_read(lambda text: whole_steps(BY_NAME["interval"].read(text))),
-            help="Time between two samples, a multiple of 5m up to 24h.",
-        ),
-        click.Option(
-            ["--output"],
-            metavar="FILE",
-            type=click.Path(allow_dash=True, path_type=Path),
-            default="chinacache-history.om",
-            show_default=True,
-            help="File to write, which must not exist; - is standard output.",
-        ),
-    ],
-)
+def past_day(text: str) -> datetime:
+    """Read a day from 2000 to today, such as 2026-11-01, as its start; raises BadParameter."""
+    now = datetime.now(PORTAL_ZONE)
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=PORTAL_ZONE)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a day, such as {now - timedelta(days=30):%Y-%m-%d}") from None
+    if day.year < FIRST_YEAR or day > now:
+        raise click.BadParameter(f"{text} is not a day from {FIRST_YEAR} to today")
+    return day
+
+
+def whole_steps(text: str) -> timedelta:
+    """Read a duration of whole 5-minute steps, at most a day; raises BadParameter."""
+    step = timedelta(seconds=BY_NAME["interval"].read(text))
+    if step % STEP or not STEP <= step <= DAY:
+        raise click.BadParameter(f"{step} is not a multiple of 5m, from 5m to 24h")
+    return step
+
+
+@main.command(cls=SettingsCommand, fills_ledger=True)
+@click.option("--from", "first", type=past_day, metavar="DAY", required=True,
+              help="First day of the history (UTC+8), such as 2026-11-01.")  # fmt: skip
+@click.option("--job", type=BY_NAME["account"].read, metavar="TEXT", required=True,
+              help="Label `job` of the live series in Prometheus.")  # fmt: skip
+@click.option("--instance", type=lambda text: text and BY_NAME["account"].read(text), metavar="TEXT", required=True,
+              help="Label `instance` of the live series in Prometheus; empty ('') if they have none.")  # fmt: skip
+@click.option("--step", type=whole_steps, metavar="DURATION", default="1h", show_default=True,
+              help="Time between two samples, a multiple of 5m up to 24h.")  # fmt: skip
+@click.option("--output", type=click.Path(allow_dash=True, path_type=Path), metavar="FILE",
+              default="chinacache-history.om", show_default=True,
+              help="File to write, which must not exist; - is standard output.")  # fmt: skip
 def backfill(
     load: Callable[[], Settings], *, first: datetime, job: str, instance: str, step: timedelta, output: Path
 ) -> None:
@@ -324,32 +284,14 @@ def backfill(
 
 
 @main.command()
-@click.option(
-    "--interval",
-    metavar="DURATION",
-    callback=_read(BY_NAME["interval"].read),
-    help="Poll again and again, this far apart, until interrupted.",
-)
-@click.option(
-    "--folder",
-    metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
-    default="demo-textfile",
-    show_default=True,
-    help="Where to write cc_textfile.prom and the ledger; made if need be.",
-)
-@click.option(
-    "--serve",
-    metavar="[HOST:]PORT",
-    help="Only serve the portal there, for `cc-textfile run` to poll; 0 is any free port.",
-)
-@click.option(
-    "--fault",
-    "faults",
-    metavar="[METHOD=]FAULT",
-    multiple=True,
-    help="Let the portal fail: refused, status, malformed, hang, drip or broken, for one method or all of them.",
-)
+@click.option("--interval", type=BY_NAME["interval"].read, metavar="DURATION",
+              help="Poll again and again, this far apart, until interrupted.")  # fmt: skip
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", default="demo-textfile",
+              show_default=True, help="Where to write cc_textfile.prom and the ledger; made if need be.")  # fmt: skip
+@click.option("--serve", metavar="[HOST:]PORT",
+              help="Only serve the portal there, for `cc-textfile run` to poll; 0 is any free port.")  # fmt: skip
+@click.option("--fault", "faults", metavar="[METHOD=]FAULT", multiple=True,
+              help="Let the portal, or one method, fail: refused, status, malformed, hang, drip or broken.")  # fmt: skip
 def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[str, ...]) -> None:
     """See it work: the same poll as `run`, against a portal of its own on loopback.
 

@@ -6,7 +6,6 @@ from typing import NamedTuple, Self
 PORTAL_ZONE = timezone(timedelta(hours=8), "UTC+8")
 DAY = timedelta(days=1)
 STEP = timedelta(minutes=5)
-FIRST_YEAR = 2000
 
 
 def midnight(time: datetime) -> datetime:
@@ -36,23 +35,3 @@ class Window(NamedTuple):
     def days(self) -> Self:
         """The whole days on which the window starts and ends."""
         return type(self)(midnight(self.start), midnight(self.end) + DAY)
-
-
-def past_day(text: str) -> datetime:
-    """Read a day from 2000 to today, such as 2026-11-01, as its start; raises `ValueError`, in words."""
-    now = datetime.now(PORTAL_ZONE)
-    try:
-        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=PORTAL_ZONE)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a day, such as {now - timedelta(days=30):%Y-%m-%d}") from None
-    if day.year < FIRST_YEAR or day > now:
-        raise ValueError(f"{text} is not a day from {FIRST_YEAR} to today")
-    return day
-
-
-def whole_steps(seconds: float) -> timedelta:
-    """Return a time of whole 5-minute steps, at most a day; raises `ValueError`, in words."""
-    step = timedelta(seconds=seconds)
-    if step % STEP or not STEP <= step <= DAY:
-        raise ValueError(f"{step} is not a multiple of 5m, from 5m to 24h")
-    return step
