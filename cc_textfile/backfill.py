@@ -9,9 +9,10 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic
@@ -23,7 +24,7 @@ import click
 from cc_textfile.errors import CcTextfileError, Malformed, OutputError, RequestError, SettingsError
 from cc_textfile.ledger.past import MARGIN, Past
 from cc_textfile.logs import Redactor
-from cc_textfile.poll import PROBES, Fetch, is_refusal, poll
+from cc_textfile.poll import PROBES, Close, Fetch, Snapshot, is_refusal, no_stray, poll
 from cc_textfile.portal.client import PortalClient
 from cc_textfile.portal.responses import Method, Request
 from cc_textfile.portal.transport import Transport
@@ -88,11 +89,12 @@ class History:
 
 def run(settings: Settings, redactor: Redactor, history: History) -> str:
     """Fill a new ledger and write the history; return what to do next, in words. Raises `CcTextfileError`."""
-    client = PortalClient(Transport(settings.portal_url, ca_file=settings.ca_file), settings, redactor)
-    return backfill(settings, history, client.fetch, datetime.now(UTC))
+    transport = Transport(settings.portal_url, ca_file=settings.ca_file)
+    client = PortalClient(transport, settings, redactor)
+    return backfill(settings, history, client.fetch, datetime.now(UTC), transport.close)
 
 
-def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime) -> str:
+def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime, close: Close = no_stray) -> str:
     """Do what `run` does, at the time `now` and with the responses that `fetch` returns."""
     assert settings.ledger  # noqa: S101 # the command requires it
     with Past(
@@ -107,7 +109,7 @@ def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime) 
     ) as past:
         _check(history, past)
         with _Progress(past) as progress:
-            _make_requests(settings, past, fetch, progress)
+            _make_requests(settings, past, partial(poll, fetch, close=close), progress)
         _write(history.temporary, _openmetrics(past, settings.account, history))
         past.finish(str(history.output and history.output.absolute()), lambda: _publish(history))
         return _next_steps(history, past, now)
@@ -158,7 +160,7 @@ class _Progress:
             log.info("%s of %s requests are made", f"{self.done + made:,}", f"{self.total:,}")
 
 
-def _make_requests(settings: Settings, past: Past, fetch: Fetch, progress: _Progress) -> None:
+def _make_requests(settings: Settings, past: Past, poll: Callable[..., Snapshot], progress: _Progress) -> None:
     """Make the requests that are missing, and those that fail again, for as long as each batch brings something."""
     size = PROBES
     while progress.done < progress.total:
@@ -167,7 +169,6 @@ def _make_requests(settings: Settings, past: Past, fetch: Fetch, progress: _Prog
         while batch := list(islice(missing, size)):
             size = BATCH
             snapshot = poll(
-                fetch,
                 (),
                 batch,
                 concurrency=settings.concurrency,

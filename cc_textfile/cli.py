@@ -120,8 +120,8 @@ def _run(settings: Settings, load: Callable[[], Settings], *, reloads: bool = Tr
 
 
 @main.command(cls=SettingsCommand)
-@click.option("--node-exporter", type=BY_NAME["pushgateway"].read, metavar="URL",
-              default="http://localhost:9100/metrics", show_default=True, help="Where node_exporter listens.")  # fmt: skip
+@click.option("--node-exporter", type=BY_NAME["pushgateway"].read, metavar="URL", show_default=True,
+              default="http://localhost:9100/metrics", help="Where node_exporter listens.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Write a list of {step, state, detail, remedy}.")
 @click.option("--settings-only", is_flag=True, help="Only read the settings, and end with 0 or 2.")
 def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool, settings_only: bool) -> None:
@@ -291,7 +291,7 @@ def backfill(
 @click.option("--serve", metavar="[HOST:]PORT",
               help="Only serve the portal there, for `cc-textfile run` to poll; 0 is any free port.")  # fmt: skip
 @click.option("--fault", "faults", metavar="[METHOD=]FAULT", multiple=True,
-              help="Let the portal, or one method, fail: refused, status, malformed, hang, drip or broken.")  # fmt: skip
+              help="Let the portal or a method fail: refused, status, malformed, hang, drip or broken.")  # fmt: skip
 def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[str, ...]) -> None:
     """See it work: the same poll as `run`, against a portal of its own on loopback.
 

@@ -49,19 +49,16 @@ class Poller:
         with ExitStack() as stack:
             ledger, counted = self._plan(stack, now)
             client = PortalClient(self._transport, settings, self._redactor)
-            try:
-                snapshot = poll(
-                    client.fetch,
-                    required,
-                    counted,
-                    concurrency=settings.concurrency,
-                    deadline=settings.deadline,
-                    now=now,
-                    progress=self._progress,
-                )
-            finally:
-                # Firewalls forget idle connections, and ledger and file need descriptors: none outlives a poll.
-                self._transport.close()
+            snapshot = poll(
+                client.fetch,
+                required,
+                counted,
+                concurrency=settings.concurrency,
+                deadline=settings.deadline,
+                now=now,
+                progress=self._progress,
+                close=self._transport.close,
+            )
             summary.failures(snapshot, settings.user)
             summary.pace(snapshot, deadline=settings.deadline, interval=settings.interval)
             with busy:

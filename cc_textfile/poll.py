@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from threading import Event
 from time import monotonic
 
-from cc_textfile.errors import BadStatus, Refused, RequestError, RequestTimeout
+from cc_textfile.errors import BadStatus, Malformed, Refused, RequestError, RequestTimeout
 from cc_textfile.portal.client import DEADLINE_PASSED
 from cc_textfile.portal.responses import Method, Request, Response
-from cc_textfile.portal.transport import Workers
+from cc_textfile.portal.transport import STRAY_SECONDS, Workers
 from cc_textfile.portal.window import Window
 
 PROBES = 8
@@ -26,7 +26,15 @@ descriptors, too. Only a look-up of a name takes longer."""
 
 NOT_MADE = "not made: the portal refused the first requests, and more could lock the account"
 
+STRAYED = (
+    "more responses came than requests were made, so none can be trusted to be the one that was requested; see the "
+    "proxies and load balancers in between"
+)
+
 Fetch = Callable[[Request, float], Response]
+
+Close = Callable[[float], bool]
+"""Closes the connections, after so many seconds, and tells whether more has come on them than was requested."""
 
 Progress = Callable[[int, int], None]
 """Called about five times a second, and at the end, with the number of requests that are done and of all."""
@@ -63,6 +71,11 @@ def gauge_requests(channels: Sequence[str], methods: Sequence[Method], window: W
     ]
 
 
+def no_stray(_wait: float) -> bool:
+    """Close nothing, and tell that nothing strayed."""
+    return False
+
+
 def is_refusal(error: RequestError) -> bool:
     """Tell whether the portal refused, in its own words or by the status."""
     return isinstance(error, Refused) or (isinstance(error, BadStatus) and error.status in UNAUTHORISED)
@@ -77,6 +90,7 @@ def poll(
     deadline: float,
     now: datetime,
     progress: Progress | None = None,
+    close: Close = no_stray,
 ) -> Snapshot:
     """Make all requests within `deadline` seconds of `now`, at most `concurrency` at a time.
 
@@ -84,6 +98,8 @@ def poll(
     `optional` requests come after the others. Those that the deadline leaves no time for have no outcome.
     Eight requests, spread over channels and methods, go first. The others follow when one of them is not refused;
     once eight are refused and none is good, the account is refused, and no more requests are made.
+    Where `close` tells that more responses came than were requested, none is good. (No connection outlives a poll:
+    firewalls forget idle ones, and file and ledger need descriptors.)
     Raises `CcTextfileError` when the host gives not one thread, and whatever else than `RequestError` `fetch` raises.
     """
     began = monotonic()
@@ -111,6 +127,10 @@ def poll(
     seconds = monotonic() - began
     if workers:
         workers.wait(CLOSE_SECONDS)
+        # Where responses have slipped, one more comes, about as late as responses are here.
+        if close(min(STRAY_SECONDS + 2 * seconds * threads / len(run.wanted), CLOSE_SECONDS)):
+            bad |= {request: Malformed(STRAYED, channel=request.channel, method=request.method) for request in good}
+            good = {}
     return Snapshot(good, bad, now + timedelta(seconds=seconds), seconds, account_refused)
 
 

@@ -78,7 +78,8 @@ def test_a_fault_costs_its_own_request(fault: Script, reason: str, textfile: Pat
     def script(peer: Peer) -> None:
         if channel_of(peer) == "48" and "getIsp" in peer.target:
             fault(peer)
-        good(peer)
+        else:
+            good(peer)
 
     with Server(script) as portal:
         env = account(portal.url, textfile, CHINACACHE_CHANNEL_IDS="47,48,49", CC_TEXTFILE_TIMEOUT="500ms")
@@ -119,6 +120,30 @@ def test_no_channel_has_the_numbers_of_another(textfile: Path) -> None:
     exported = samples(textfile, "ChinaCache_metrics_")
     assert len(exported) > len(channels)
     assert [sample for sample in exported if sample.value != int(sample.labels["channel"])] == []
+
+
+@pytest.mark.parametrize("methods", ["isp", "hit_rate,isp,region,http_code"])
+@pytest.mark.parametrize("doubled", ["all", "one"])
+def test_a_stream_that_slips_costs_the_poll(doubled: str, methods: str, textfile: Path) -> None:
+    """Where a request has two responses, the second of them late, nobody knows which response is whose."""
+    peers: set[Peer] = set()
+
+    def script(peer: Peer) -> None:
+        peer.server.stopping.wait(0.01)
+        peer.send(numbers(peer))
+        if doubled == "all" or not peers:
+            peers.add(peer)
+            peer.server.stopping.wait(0.03)
+            peer.send(numbers(peer))
+
+    channels = ",".join(str(number) for number in range(100, 140))
+    with Server(script) as portal:
+        env = account(portal.url, textfile, CHINACACHE_CHANNEL_IDS=channels, CC_TEXTFILE_METHODS=methods)
+        done = run("run", env=env | {"CC_TEXTFILE_CONCURRENCY": "4"})
+    assert done.returncode == 1
+    assert "more responses came than requests were made" in done.stderr
+    assert samples(textfile, "ChinaCache_metrics_") == []
+    assert set(failures(textfile)) == {"malformed"}
 
 
 # --- Size ------------------------------------------------------------------------------------------------------------

@@ -9,14 +9,16 @@ What is used of urllib3 beyond its documented interface, tested with 2.6 to 2.8:
 
 import http.client
 import logging
+import queue
 import re
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -42,6 +44,9 @@ MAX_BODY_BYTES = 256 * 1024
 
 MAX_HEAD_BYTES = 64 * 1024
 """What status line, headers and the framing of a body may take beside it."""
+
+STRAY_SECONDS = 0.1
+"""How long a connection is left open for a response that nobody requested; TCP alone may delay one by 40 ms."""
 
 INTERIM_STATUSES = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTOCOLS}
 
@@ -185,6 +190,14 @@ class _Connection(HTTPConnection):
                 return sock
         raise error
 
+    def has_more(self) -> bool:
+        """Tell whether there is more to read than what was requested."""
+        if self.sock:
+            self.sock.setblocking(False)  # noqa: FBT003 # it has no other form
+            with suppress(OSError):
+                return bool(self.sock.recv(1024).strip())
+        return False
+
 
 class _TlsConnection(_Connection, HTTPSConnection):
     pass
@@ -245,6 +258,7 @@ class Transport:
         self.tls = _tls_context(ca_file or environment["verify"]) if base_url.startswith("https:") else None
         self._local = threading.local()
         self._pools: set[Any] = set()
+        self._strayed = False
         try:
             if self.proxy:
                 self.proxy = prepend_scheme_if_needed(self.proxy, "http")  # type: ignore[no-untyped-call]
@@ -297,21 +311,40 @@ class Transport:
             # Under another status than 200, the status is what matters.
             if len(content) > limit and response.status == http.HTTPStatus.OK:
                 raise self._too_long(limit)
-            decoded = decode(Reply(response.status, response.headers, content))
+            try:
+                decoded = decode(Reply(response.status, response.headers, content))
+            except Malformed:
+                if content and pool.num_requests > 1:
+                    sleep(STRAY_SECONDS)  # it may be the response to the request before, and the right one comes then
+                raise
             kept = response.status == http.HTTPStatus.OK
         finally:
             if not kept:
                 self._local.__dict__.pop("pool", None)
                 self._pools.discard(pool)
-                pool.close()
+                self._close(pool)
         return decoded
 
-    def close(self) -> None:
-        """Close all connections that are not in use; the next exchange opens new ones."""
+    def close(self, wait: float = 0.0) -> bool:
+        """Close all connections that are not in use, after `wait` seconds; the next exchange opens new ones.
+
+        Returns whether more came on any of them than was requested, since the last call. Then responses are not those
+        to the requests that they seem to answer.
+        """
         pools, self._pools = self._pools, set()
         self._local = threading.local()
+        sleep(wait if pools else 0)
         for pool in pools:
-            pool.close()
+            self._close(pool)
+        strayed, self._strayed = self._strayed, False
+        return strayed
+
+    def _close(self, pool: Any) -> None:
+        with suppress(queue.Empty):
+            connection = pool.pool.get_nowait()
+            self._strayed |= connection is not None and connection.has_more()
+            pool.pool.put(connection)
+        pool.close()
 
     def _pool(self) -> Any:
         """Return urllib3's pool of this thread's one connection, which leads to the server or to a proxy."""
