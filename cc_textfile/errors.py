@@ -30,9 +30,14 @@ class SettingsError(CcTextfileError):
 
 
 class RequestError(CcTextfileError):
-    """A request that brought no numbers; `reason` is its label in `cc_textfile_poll_failures`."""
+    """A request that brought no numbers; `reason` is its label in `cc_textfile_poll_failures`.
+
+    `transient` is true where another try may help, `retry_after` seconds from now at the earliest.
+    """
 
     reason: ClassVar[str]
+    transient = False
+    retry_after = 0.0
 
     def __init__(self, message: str, *, channel: str = "", method: str = "") -> None:
         super().__init__(message)
@@ -41,7 +46,7 @@ class RequestError(CcTextfileError):
 
 
 class Unreachable(RequestError):
-    """No usable connection; `transient` is false where another try cannot help, as with a bad certificate."""
+    """No usable connection."""
 
     reason = "unreachable"
 

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote
 
 from cc_textfile import __version__
-from cc_textfile.errors import BadStatus, Refused, RequestError, RequestTimeout, Unreachable
+from cc_textfile.errors import BadStatus, Refused, RequestError, RequestTimeout
 from cc_textfile.logs import Redactor
 from cc_textfile.portal.responses import (
     Method,
@@ -68,7 +68,13 @@ class PortalClient:
         decode = DECODERS[request.method]
 
         def decode_reply(reply: Reply) -> Response:
-            return replace(decode(reply.status, reply.body), date=_date(reply.headers.get("Date", "")))
+            try:
+                response = decode(reply.status, reply.body)
+            except BadStatus as error:
+                error.transient = error.status in RETRIED_STATUSES
+                error.retry_after = _retry_after(reply.headers.get("Retry-After", ""))
+                raise
+            return replace(response, date=_date(reply.headers.get("Date", "")))
 
         try:
             return self._try(self._url(request), decode_reply, deadline)
@@ -110,35 +116,23 @@ class PortalClient:
         Not by urllib3's `Retry`: that sleeps past any deadline, does not see a body that breaks off or a refusal that
         comes with a status, and logs the URL, which holds the password.
         """
-        asked_to_wait = 0.0
-
-        def note_wait(reply: Reply) -> Response:
-            nonlocal asked_to_wait
-            asked_to_wait = _retry_after(reply.headers.get("Retry-After", ""))
-            return decode(reply)
-
         attempt = 0
         while True:
-            asked_to_wait = 0.0
             left = deadline - monotonic()
             timeout = max(min(self._settings.timeout, left), MIN_TIMEOUT)
             try:
-                return self._transport.exchange("GET", url, note_wait, timeout=timeout, headers=HEADERS)
+                return self._transport.exchange("GET", url, decode, timeout=timeout, headers=HEADERS)
             except RequestTimeout:
                 if left < self._settings.timeout:
                     raise RequestTimeout(DEADLINE_PASSED) from None
                 raise
-            except (Unreachable, BadStatus) as error:
+            except RequestError as error:
                 backoff = BACKOFF * 2**attempt * (1 + random.random())  # noqa: S311 # spreads load, hides nothing
-                wait = max(asked_to_wait, backoff)
-                if not _may_pass(error) or attempt == MAX_RETRIES or monotonic() + wait >= deadline:
+                wait = max(error.retry_after, backoff)
+                if not error.transient or attempt == MAX_RETRIES or monotonic() + wait >= deadline:
                     raise
             sleep(wait)
             attempt += 1
-
-
-def _may_pass(error: Unreachable | BadStatus) -> bool:
-    return error.transient if isinstance(error, Unreachable) else error.status in RETRIED_STATUSES
 
 
 @lru_cache(maxsize=64)  # responses of one second have one date
