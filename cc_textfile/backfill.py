@@ -23,6 +23,7 @@ import click
 
 from cc_textfile.errors import CcTextfileError, Malformed, OutputError, RequestError, SettingsError
 from cc_textfile.ledger.past import MARGIN, Past
+from cc_textfile.ledger.values import DAY
 from cc_textfile.logs import Redactor
 from cc_textfile.poll import PROBES, Close, Fetch, Snapshot, is_refusal, no_stray, poll
 from cc_textfile.portal.client import PortalClient
@@ -265,7 +266,7 @@ def _next_steps(history: History, past: Past, now: datetime) -> str:
         output=history.output or "standard output",
         file=file,
         blocks="chinacache-blocks",
-        days=int(now.timestamp() - past.first) // 86_400 + 2,
+        days=int(now.timestamp() - past.first) // DAY + 2,
         hours=int(now.timestamp() - past.end) // 3600,
     )
 

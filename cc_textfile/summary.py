@@ -12,6 +12,7 @@ import durationpy
 from cc_textfile.errors import RequestError, RequestTimeout
 from cc_textfile.poll import NOT_MADE, Progress, Snapshot
 from cc_textfile.portal.responses import Method
+from cc_textfile.portal.window import DAY
 from cc_textfile.settings import Settings
 
 MAX_FAILURE_LINES = 20
@@ -20,8 +21,6 @@ MAX_FAILURE_LINES = 20
 MAX_CHANNELS_NAMED = 3
 TICKS_BEFORE_BAR = 5
 """How many calls of the progress callback pass, a second in all, before a bar is drawn."""
-
-DAY = 24 * 3600
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ def budget(settings: Settings) -> None:
         line += f" and {ledger} for the ledger"
     if settings.interval:
         closes = channels * len(methods) if settings.ledger else 0
-        day = requests * DAY / settings.interval + closes
+        day = requests * (DAY / timedelta(seconds=settings.interval)) + closes
         line += f"; {day:,.0f} a day, with a poll every {_duration(settings.interval)}"
     log.info("%s", line, extra={"channels": channels, "requests": requests})
 

@@ -10,13 +10,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from cc_textfile.ledger.file import moment
+from cc_textfile.portal import window
 from cc_textfile.portal.responses import HitRate, Isp, Request, Response, Share
 from cc_textfile.portal.window import Window
 
-STEP = 300
+STEP, DAY = (int(length.total_seconds()) for length in (window.STEP, window.DAY))
 """Seconds: the grid on which time is counted."""
 
-DAY = 86_400
 UTC_OFFSET = 28_800
 MAX_EXACT = 2.0**53
 FIGURES = ("traffic", "hits", "misses")
