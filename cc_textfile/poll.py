@@ -9,8 +9,9 @@ from time import monotonic
 from cc_textfile.errors import BadStatus, Malformed, Refused, RequestError, RequestTimeout
 from cc_textfile.portal.client import DEADLINE_PASSED
 from cc_textfile.portal.responses import Method, Request, Response
-from cc_textfile.portal.transport import STRAY_SECONDS, Workers
+from cc_textfile.portal.transport import STRAY_SECONDS
 from cc_textfile.portal.window import Window
+from cc_textfile.workers import Workers
 
 PROBES = 8
 """How many requests are made before the account is known not to be refused. More could lock it."""

@@ -252,11 +252,12 @@ REFUSAL = sending(response(b'{"code": 10001, "success": false, "msg": "user name
 
 @contextmanager
 def proxy(trace: list[str]) -> Iterator[Server]:
-    """Serve as an HTTP proxy that traces the first line of each request; CONNECT makes a tunnel."""
+    """Serve as an HTTP proxy that traces what is requested, and by whom; CONNECT makes a tunnel."""
 
     def forward(peer: Peer) -> None:
         line = peer.head.split(b"\r\n", 1)[0]
-        trace.append(line.decode("latin-1"))
+        login = re.search(rb"\r\nProxy-Authorization:( [^\r]*)", peer.head, re.IGNORECASE)
+        trace.append((line + (login[1] if login else b"")).decode("latin-1"))
         tunnel = line.startswith(b"CONNECT ")
         place = urlsplit(f"//{peer.target}" if tunnel else peer.target)
         with socket.create_connection((place.hostname, place.port)) as onward:

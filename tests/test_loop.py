@@ -18,9 +18,9 @@ from cc_textfile import daemon
 from cc_textfile.demo import portal as demo
 from cc_textfile.demo.portal import DemoPortal
 from cc_textfile.logs import Redactor
-from cc_textfile.portal.transport import within
 from cc_textfile.settings import Settings
 from cc_textfile.signals import Signals
+from cc_textfile.workers import within
 from tests.conftest import PATIENCE, Program, account, command, run
 
 Start = Callable[..., Program]

@@ -10,8 +10,9 @@ from requests.utils import get_auth_from_url
 
 from cc_textfile.errors import OutputError, RequestError
 from cc_textfile.logs import Redactor
-from cc_textfile.portal.transport import MAX_BODY_BYTES, Reply, Transport, within
+from cc_textfile.portal.transport import MAX_BODY_BYTES, Reply, Transport
 from cc_textfile.settings import Settings
+from cc_textfile.workers import within
 
 JOB = "ChinaCachePush"
 """The job under which the older exporter pushed; queries depend on it."""

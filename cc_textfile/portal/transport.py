@@ -15,7 +15,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
@@ -25,19 +24,16 @@ from urllib.parse import urlsplit
 import certifi
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from requests.utils import prepend_scheme_if_needed, select_proxy
+from requests.utils import get_auth_from_url, prepend_scheme_if_needed, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from cc_textfile.errors import (
-    CcTextfileError,
     Malformed,
     RequestError,
     RequestTimeout,
     SettingsError,
     Unreachable,
 )
-from cc_textfile.signals import NO_THREAD
 
 MAX_BODY_BYTES = 256 * 1024
 """The longest body that is read, unpacked: about five times the portal's longest, a row for every country."""
@@ -61,55 +57,6 @@ ISSUER_HINT = "issued by an authority that this host does not trust; name its bu
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
 
 T = TypeVar("T")
-
-
-class Workers:
-    """Daemon threads that run one function each, and are waited for so long and no longer.
-
-    This is the one way to bound what has no timeout of its own, such as the look-up of a name. A thread that hangs does
-    not hold up the end of the process. Raises `CcTextfileError` when the host gives not one thread.
-    """
-
-    def __init__(self, work: Callable[[], None], threads: int = 1) -> None:
-        self._work = work
-        self._ended = threading.Semaphore(0)
-        self._running = 0
-        for _ in range(threads):
-            try:
-                threading.Thread(target=self._run, daemon=True).start()
-            except RuntimeError:
-                break
-            self._running += 1
-        if not self._running:
-            raise CcTextfileError(NO_THREAD)
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        finally:
-            self._ended.release()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for all threads, at most so many seconds, and return whether all have ended."""
-        end = monotonic() + seconds
-        while self._running and self._ended.acquire(timeout=max(end - monotonic(), 0)):
-            self._running -= 1
-        return not self._running
-
-
-def within(seconds: float, act: Callable[[], T]) -> T:
-    """Return what `act` returns; raises `RequestTimeout` when that takes more than so many seconds."""
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(act())
-        except BaseException as error:  # noqa: BLE001 # raised again in the thread that waits
-            outcome.set_exception(error)
-
-    if not Workers(work).wait(seconds):
-        raise RequestTimeout(f"no result within {seconds:.3g} s")
-    return outcome.result()
 
 
 class _Exchange(threading.local):
@@ -211,27 +158,6 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-class _Adapter(HTTPAdapter):
-    """The adapter of requests, which knows proxies, with the connections above and a TLS context that is made once."""
-
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
-        self._tls = tls
-        super().__init__(pool_connections=1, pool_maxsize=1)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._tls)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs, ssl_context=self._tls)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-        return manager
-
-    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
-        host, _ = super().build_connection_pool_key_attributes(*args, **kwargs)
-        return host, {}
-
-
 class Reply(NamedTuple):
     """A whole HTTP response, its body unpacked."""
 
@@ -244,28 +170,27 @@ class Transport:
     """Exchanges with one server; safe to use from several threads.
 
     `base_url` is http or https; `ca_file` replaces the bundle that requests would use. Proxies and CA bundles of the
-    environment count as they do for requests: `proxy` is the address of the one that applies, `tls` the context that
-    verifies the server, and either may be None. Raises `SettingsError` when one of them cannot be used.
+    environment count as they do for requests; `proxy` is the address of the one that applies, if any. Raises
+    `SettingsError` when one of them cannot be used.
     """
 
     def __init__(self, base_url: str, *, ca_file: Path | None = None) -> None:
-        self._host = urlsplit(base_url).netloc.rpartition("@")[2]
+        place = urlsplit(base_url)
         environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
-        self._proxies = environment["proxies"]
-        self._root = requests.PreparedRequest()
-        self._root.url = f"{base_url}/"
-        self.proxy = select_proxy(base_url, self._proxies)
-        self.tls = _tls_context(ca_file or environment["verify"]) if base_url.startswith("https:") else None
+        self._base_url = base_url
+        self._host = place.netloc.rpartition("@")[2]
+        self._tls = _tls_context(ca_file or environment["verify"]) if place.scheme == "https" else None
+        self.proxy = select_proxy(base_url, environment["proxies"])
+        # The part of a URL that is not sent: nothing to a proxy that forwards, else scheme and host.
+        self._origin = "" if self.proxy and not self._tls else f"{place.scheme}://{place.netloc}"
         self._local = threading.local()
         self._pools: set[Any] = set()
         self._strayed = False
         try:
             if self.proxy:
                 self.proxy = prepend_scheme_if_needed(self.proxy, "http")  # type: ignore[no-untyped-call]
-            # The part of a URL that is not sent: nothing to a proxy that forwards, else scheme and host.
-            self._origin = self._root.url.removesuffix(_Adapter(self.tls).request_url(self._root, self._proxies))
             self._pool()
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
+        except (urllib3.exceptions.HTTPError, ValueError):
             what = "the proxy of the environment (http_proxy, https_proxy, all_proxy)" if self.proxy else self._host
             raise SettingsError(f"{what} is not a usable address") from None
 
@@ -304,7 +229,7 @@ class Transport:
                     content = response.read(limit + 1, decode_content=True)
             except Exception as error:  # noqa: BLE001 # whatever the HTTP stack makes of foreign bytes
                 # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
-                raise self.in_words(error, timeout) from None
+                raise self._in_words(error, timeout) from None
             if not content and response.length_remaining is None and not response.chunked:
                 # http.client takes headers that break off for headers that are complete.
                 raise Unreachable(self._broken_off)
@@ -347,12 +272,19 @@ class Transport:
         pool.close()
 
     def _pool(self) -> Any:
-        """Return urllib3's pool of this thread's one connection, which leads to the server or to a proxy."""
+        """Return urllib3's pool of this thread's one connection, which leads to the server or to a proxy.
+
+        Not a session of requests: what that does for each request (cookies, redirects, settings to merge) is a third
+        of the CPU time.
+        """
         if not hasattr(self._local, "pool"):
-            # An adapter of requests makes it. It is used without a session: what that does for each request (cookies,
-            # redirects, settings to merge) is a third of the CPU time.
-            adapter = _Adapter(self.tls)
-            self._local.pool = adapter.get_connection_with_tls_context(self._root, verify=True, proxies=self._proxies)
+            manager = urllib3.PoolManager(ssl_context=self._tls)
+            if self.proxy:
+                user, password = get_auth_from_url(self.proxy)
+                headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
+                manager = urllib3.ProxyManager(self.proxy, proxy_headers=headers, ssl_context=self._tls)
+            manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+            self._local.pool = manager.connection_from_url(self._base_url)
             self._pools.add(self._local.pool)
         return self._local.pool
 
@@ -363,7 +295,7 @@ class Transport:
     def _too_long(self, limit: int) -> Malformed:
         return Malformed(f"the response of {self._host} is longer than {limit // 1024} KiB")
 
-    def in_words(self, error: Exception, timeout: float) -> RequestError:  # noqa: C901, PLR0911 # a table, in effect
+    def _in_words(self, error: Exception, timeout: float) -> RequestError:  # noqa: C901, PLR0911 # a table, in effect
         """Return what went wrong on a connection to the server, without its URL."""
         causes = list(_causes(error))
         by_proxy = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)

@@ -1,0 +1,60 @@
+"""Daemon threads: the one way to bound what has no timeout of its own, such as the look-up of a name."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import monotonic
+from typing import TypeVar
+
+from cc_textfile.errors import CcTextfileError, RequestTimeout
+from cc_textfile.signals import NO_THREAD
+
+T = TypeVar("T")
+
+
+class Workers:
+    """Threads that run one function each, and are waited for so long and no longer.
+
+    A thread that hangs does not hold up the end of the process. Raises `CcTextfileError` when the host gives not one.
+    """
+
+    def __init__(self, work: Callable[[], None], threads: int = 1) -> None:
+        self._work = work
+        self._ended = threading.Semaphore(0)
+        self._running = 0
+        for _ in range(threads):
+            try:
+                threading.Thread(target=self._run, daemon=True).start()
+            except RuntimeError:
+                break
+            self._running += 1
+        if not self._running:
+            raise CcTextfileError(NO_THREAD)
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._ended.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for all threads, at most so many seconds, and return whether all have ended."""
+        end = monotonic() + seconds
+        while self._running and self._ended.acquire(timeout=max(end - monotonic(), 0)):
+            self._running -= 1
+        return not self._running
+
+
+def within(seconds: float, act: Callable[[], T]) -> T:
+    """Return what `act` returns; raises `RequestTimeout` when that takes more than so many seconds."""
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(act())
+        except BaseException as error:  # noqa: BLE001 # raised again in the thread that waits
+            outcome.set_exception(error)
+
+    if not Workers(work).wait(seconds):
+        raise RequestTimeout(f"no result within {seconds:.3g} s")
+    return outcome.result()
