@@ -9,7 +9,7 @@ from time import monotonic
 from cc_textfile.errors import BadStatus, Malformed, Refused, RequestError, RequestTimeout
 from cc_textfile.portal.client import DEADLINE_PASSED
 from cc_textfile.portal.responses import Method, Request, Response
-from cc_textfile.portal.transport import STRAY_SECONDS
+from cc_textfile.portal.transport import MAX_STRAY_SECONDS, STRAY_SECONDS
 from cc_textfile.portal.window import Window
 from cc_textfile.workers import Workers
 
@@ -129,7 +129,7 @@ def poll(
     if workers:
         workers.wait(CLOSE_SECONDS)
         # Where responses have slipped, one more comes, about as late as responses are here.
-        if close(min(STRAY_SECONDS + 2 * seconds * threads / len(run.wanted), CLOSE_SECONDS)):
+        if close(min(STRAY_SECONDS + 2 * seconds * threads / len(run.wanted), MAX_STRAY_SECONDS)):
             bad |= {request: Malformed(STRAYED, channel=request.channel, method=request.method) for request in good}
             good = {}
     return Snapshot(good, bad, now + timedelta(seconds=seconds), seconds, account_refused)

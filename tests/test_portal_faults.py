@@ -14,9 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from cc_textfile.poll import PROBES
+from cc_textfile.portal.responses import Method
 from tests.certificates import loopback, served
 from tests.conftest import PATIENCE, Program, environment, run
-from tests.server import REFUSAL, Peer, Script, Server, channel_of, good, response, sending, then
+from tests.server import REFUSAL, Peer, Script, Server, channel_of, good, method_of, response, sending, then
 
 # Each of these starts the program, most of them several times.
 pytestmark = pytest.mark.slow
@@ -94,9 +95,10 @@ def test_a_fault_costs_its_own_request(fault: Script, reason: str, textfile: Pat
 def numbers(peer: Peer) -> bytes:
     """Return a response all of whose numbers are that of the channel."""
     number = channel_of(peer)
-    rows = f'[{{"http_code": "200", "request_count": {number}}}]'
-    fields = f'"totalFlux": {number}, "Hit": {number}, "Miss": {number}, "data": {rows}'
-    return response(f'{{"code": 1, "success": true, {fields}}}'.encode())
+    if method_of(peer) is Method.HTTP_CODE:
+        return response(f'{{"success": true, "data": [{{"http_code": "200", "request_count": {number}}}]}}'.encode())
+    fields = f'"Hit": {number}, "Miss": {number}' if method_of(peer) is Method.HIT_RATE else f'"totalFlux": {number}'
+    return response(f'{{"code": 1, {fields}}}'.encode())
 
 
 def test_no_channel_has_the_numbers_of_another(textfile: Path) -> None:
@@ -140,10 +142,11 @@ def test_a_stream_that_slips_costs_the_poll(doubled: str, methods: str, textfile
     with Server(script) as portal:
         env = account(portal.url, textfile, CHINACACHE_CHANNEL_IDS=channels, CC_TEXTFILE_METHODS=methods)
         done = run("run", env=env | {"CC_TEXTFILE_CONCURRENCY": "4"})
-    assert done.returncode == 1
-    assert "more responses came than requests were made" in done.stderr
-    assert samples(textfile, "ChinaCache_metrics_") == []
-    assert set(failures(textfile)) == {"malformed"}
+    exported = samples(textfile, "ChinaCache_metrics_")
+    assert [sample for sample in exported if sample.value != int(sample.labels["channel"])] == []
+    if methods == "isp":  # where methods take turns, the first response of another method may end it
+        assert (done.returncode, set(failures(textfile))) == (1, {"malformed"})
+        assert "more responses came than requests were made" in done.stderr
 
 
 # --- Size ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,6 +26,7 @@ import requests
 import urllib3
 from requests.utils import get_auth_from_url, prepend_scheme_if_needed, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util import wait_for_read
 
 from cc_textfile.errors import (
     Malformed,
@@ -43,6 +44,8 @@ MAX_HEAD_BYTES = 64 * 1024
 
 STRAY_SECONDS = 0.1
 """How long a connection is left open for a response that nobody requested; TCP alone may delay one by 40 ms."""
+
+MAX_STRAY_SECONDS = 0.5
 
 INTERIM_STATUSES = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTOCOLS}
 
@@ -137,9 +140,10 @@ class _Connection(HTTPConnection):
                 return sock
         raise error
 
-    def has_more(self) -> bool:
-        """Tell whether there is more to read than what was requested."""
+    def has_more(self, seconds: float) -> bool:
+        """Tell whether there is more to read than what was requested; wait for it so long."""
         if self.sock:
+            wait_for_read(self.sock, seconds)
             self.sock.setblocking(False)  # noqa: FBT003 # it has no other form
             with suppress(OSError):
                 return bool(self.sock.recv(1024).strip())
@@ -211,7 +215,8 @@ class Transport:
         is read, in bytes. Raises `RequestError`; a redirect is a response like any other.
         """
         pool = self._pool()
-        kept = False
+        kept, doubt = False, None
+        began = monotonic()
         _exchange.begin(timeout, limit)
         try:
             try:
@@ -238,36 +243,39 @@ class Transport:
                 raise self._too_long(limit)
             try:
                 decoded = decode(Reply(response.status, response.headers, content))
-            except Malformed:
+            except RequestError:
                 if content and pool.num_requests > 1:
-                    sleep(STRAY_SECONDS)  # it may be the response to the request before, and the right one comes then
+                    # It may be the response to an earlier request, and the right one comes later.
+                    doubt = min(STRAY_SECONDS + monotonic() - began, MAX_STRAY_SECONDS)
                 raise
             kept = response.status == http.HTTPStatus.OK
         finally:
             if not kept:
                 self._local.__dict__.pop("pool", None)
                 self._pools.discard(pool)
-                self._close(pool)
+                self._close(pool, doubt)
         return decoded
 
-    def close(self, wait: float = 0.0) -> bool:
-        """Close all connections that are not in use, after `wait` seconds; the next exchange opens new ones.
+    def close(self, seconds: float = 0.0) -> bool:
+        """Close all connections that are not in use; the next exchange opens new ones.
 
-        Returns whether more came on any of them than was requested, since the last call. Then responses are not those
-        to the requests that they seem to answer.
+        Returns whether more came on any of them than was requested, since the last call or within so many seconds.
+        Then responses are not those to the requests that they seem to answer.
         """
+        end = monotonic() + seconds
         pools, self._pools = self._pools, set()
         self._local = threading.local()
-        sleep(wait if pools else 0)
         for pool in pools:
-            self._close(pool)
+            self._close(pool, max(end - monotonic(), 0))
         strayed, self._strayed = self._strayed, False
         return strayed
 
-    def _close(self, pool: Any) -> None:
+    def _close(self, pool: Any, seconds: float | None) -> None:
+        """Close a connection that is not in use; where `seconds` are given, look for what strays on it."""
         with suppress(queue.Empty):
             connection = pool.pool.get_nowait()
-            self._strayed |= connection is not None and connection.has_more()
+            if connection and seconds is not None:
+                self._strayed |= connection.has_more(seconds)
             pool.pool.put(connection)
         pool.close()
 
