@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -196,12 +197,6 @@ def _textfile(path: Path) -> Path:
     return path if path.name.endswith(".prom") else _fail(f"{path} is not a .prom file; node_exporter reads no other")
 
 
-def _ledger(path: Path) -> Path:
-    if path.is_dir():
-        _fail(f"{path} is a folder; give the path of a file in it")
-    return path if path.parent.is_dir() else _fail(f"{path.parent} is not a folder; make it, or give another path")
-
-
 def _credential(name: str) -> Path | None:
     path = Path(os.environ.get("CREDENTIALS_DIRECTORY") or os.devnull, name)
     return path if os.path.lexists(path) else None
@@ -266,7 +261,7 @@ SETTINGS = (
             help="Address of a Pushgateway to push to, such as http://localhost:9091. One output is required."),
     Setting("--pushgateway-mode", "CC_TEXTFILE_PUSHGATEWAY_MODE", _one_of(["fallback", "always"]), "fallback",
             help="With both outputs: push only when the file cannot be written (fallback), or at every poll (always)."),
-    Setting("--ledger", "CC_TEXTFILE_LEDGER", _File(_ledger), show_default="no counters",
+    Setting("--ledger", "CC_TEXTFILE_LEDGER", _File(Path), show_default="no counters",
             help="File in which traffic, requests and responses are counted. It is made if it does not exist."),
     Setting("--gauges/--no-gauges", "CC_TEXTFILE_GAUGES", bool, default=True,
             help="Export the gauges of the window, or not (variable: true or false). --no-gauges needs a ledger."),
@@ -305,15 +300,8 @@ class SettingsCommand(click.Command):
     What such a command cannot do without is an output, or a ledger if it `fills_ledger`.
     """
 
-    def __init__(
-        self,
-        name: str | None,
-        *,
-        params: list[click.Parameter] | None = None,
-        fills_ledger: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(name, params=[*SETTINGS, *(params or [])], **options)
+    def __init__(self, name: str | None, *, params: Any = (), fills_ledger: bool = False, **options: Any) -> None:
+        super().__init__(name, params=[*SETTINGS, *params], **options)
         self.fills_ledger = fills_ledger
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -352,7 +340,7 @@ def _load(ctx: click.Context, *, fills_ledger: bool) -> Settings:
                 faults.append(f"{called(setting.name)}: {error.message.removesuffix('.')}")
     given = values.pop("channels", ())
     channels = {channel: labels for channel, labels in given if not values.get("shard") or values["shard"].has(channel)}
-    faults += _faults(values, origins, ledger=fills_ledger)
+    faults += [*_faults(values, origins, ledger=fills_ledger), *_shared_files(ctx.params)]
     if given and not channels:
         faults.append(f"{called('shard')}: none of the channels is in shard {values['shard']}; use fewer shards")
     if faults:
@@ -382,6 +370,16 @@ def _faults(values: Mapping[str, Any], origins: Mapping[str, str], *, ledger: bo
         yield f"{called('settle')} is not below {called('catch_up')}: nothing would be counted"
     if "@" in values.get("portal_url", ""):  # it is logged
         yield f"{called('portal_url')}: a user or a password in the address; give those by their own settings"
+
+
+def _shared_files(written: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the files that two settings name, and that one of them would overwrite."""
+    with suppress(OSError):  # a relative path, and the working directory is gone
+        names = (*FILES, "ca_file", "textfile", "ledger")
+        real = {name: os.path.realpath(written[name]) for name in names if written[name]}
+        for one, other in combinations(real, 2):
+            if real[one] == real[other] and other in ("textfile", "ledger"):
+                yield f"{called(one)} and {called(other)} name the same file"
 
 
 def _notes(values: Mapping[str, Any], origins: Mapping[str, str], channels: Sequence[str]) -> Iterator[str]:

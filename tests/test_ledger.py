@@ -644,6 +644,16 @@ def test_a_path_that_cannot_be_one(tmp_path: Path, cdn: Cdn, name: str, says: st
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["ledger", "ledger-journal"])
+def test_a_fifo_is_not_waited_for(tmp_path: Path, cdn: Cdn, name: str) -> None:
+    """Neither in the place of the ledger nor of its journal."""
+    poll(cdn, ledger(tmp_path / "ledger"))
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(LedgerError, match=f"{name} is not a regular file"):
+        plan(tmp_path / "ledger", cdn)
+
+
 def damaged(path: Path, cdn: Cdn) -> str:
     """Return what a poll says of a file that it must leave alone."""
     before, size = path.read_bytes(), len(list(path.parent.iterdir()))

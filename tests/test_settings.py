@@ -230,8 +230,6 @@ def test_credentials_are_read_when_nothing_else_is_set(tmp_path: Path) -> None:
         ("CC_TEXTFILE_CONCURRENCY", "1001", "'1001' is not a whole number from 1 to 1000"),
         ("CC_TEXTFILE_GAUGES", "maybe", "--gauges/--no-gauges (CC_TEXTFILE_GAUGES): 'maybe' is not true or false"),
         ("CC_TEXTFILE_GAUGES", "false", "there is nothing to export; give --ledger (CC_TEXTFILE_LEDGER) as well"),
-        ("CC_TEXTFILE_LEDGER", "/proc/self", "/proc/self is a folder; give the path of a file in it"),
-        ("CC_TEXTFILE_LEDGER", "/nowhere/l", "/nowhere is not a folder; make it, or give another path"),
         ("CC_TEXTFILE_PATH", "/x/y.txt", "--textfile (CC_TEXTFILE_PATH): /x/y.txt is not a .prom file"),
         ("CC_TEXTFILE_METHODS", "isp,host", "'isp,host' is not one or more of hit_rate, isp, region, http_code"),
         ("CC_TEXTFILE_METHODS", ",", "',' is not one or more of"),
@@ -312,6 +310,19 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, flag: str, content:
         file.write_bytes(content)
     (found,) = faults(flag, str(file))
     assert f"{file} {fault}" in found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("textfile", "ledger"), ("password_file", "textfile"), ("channels_file", "ledger"), ("ca_file", "textfile")],
+)
+def test_a_file_has_one_purpose(tmp_path: Path, one: str, other: str) -> None:
+    """What is written would take the place of what is read, also by another name of the file."""
+    file, link = tmp_path / "a.prom", tmp_path / "b.prom"
+    file.write_text("1001\n")
+    link.symlink_to(file)
+    flags = f"--{one.replace('_', '-')}", str(file), f"--{other}", str(link)
+    assert f"{called(one)} and {called(other)} name the same file" in faults(*flags)
 
 
 @pytest.mark.parametrize("password", ["hunter2", "/hunter2", "a/hunter2/b", f"hunter2{'x' * 300}"])

@@ -66,9 +66,7 @@ def days(path: Path, *, since: date) -> list[Day]:
     """Return what is recorded of each day from `since` on, by day and channel; only reads; raises `LedgerError`."""
     first = int(datetime.combine(since, datetime.min.time(), PORTAL_ZONE).timestamp())
     query = "SELECT day, channel, traffic, hits, misses, codes, closed FROM days WHERE day >= ? ORDER BY day, channel"
-    if path.exists() and not path.is_file():
-        # SQLite would wait for the writer of a FIFO.
-        raise LedgerError(f"the ledger {path} cannot be used: it is not a regular file")
+    _require_regular(path)
     with explained(path), closing(_connect(path, "ro", wait=READER_WAIT)) as db:
         return [
             Day(moment(day).date(), name, traffic, hits, misses, json.loads(codes), bool(closed))
@@ -83,6 +81,7 @@ def opened_for_poll(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a ledger, or make its file, begin a transaction that no other process can begin, and close it in the end."""
     if obstacle := _obstacle(path):
         raise LedgerError(f"the ledger {path} cannot be used: {obstacle}")
+    _require_regular(path)
     with closing(_connect(path, "rwc")) as db:
         # EXTRA is FULL, and the folder as well: a journal that came back after a power loss would undo the commit.
         db.execute("PRAGMA synchronous = EXTRA")
@@ -124,6 +123,13 @@ def has_ledger(db: sqlite3.Connection, path: Path, *, unfinished: bool = False) 
     if fault:
         raise LedgerError(f"the ledger {path} cannot be used: {fault}")
     return size > 0 and version > 0
+
+
+def _require_regular(path: Path) -> None:
+    """Raise `LedgerError` where SQLite would wait, for the writer of a FIFO."""
+    for file in (path, path.with_name(f"{path.name}-journal")):
+        if file.exists() and not file.is_file():
+            raise LedgerError(f"the ledger {path} cannot be used: {file} is not a regular file")
 
 
 def _obstacle(path: Path) -> str:
