@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 from hypothesis import given
@@ -62,11 +63,7 @@ def test_its_numbers_add_up(cuts: list[int], channel: int) -> None:
 
 def test_rows_are_made_once_a_day() -> None:
     """As at the real portal, a window within one day has no ISPs and no provinces, and a whole day has them."""
-    for window, rows in (
-        (Window.ending(NOW, 5), 0),
-        (Window.ending(NOW, 1440), len(demo.ISPS)),
-        (TODAY, len(demo.ISPS)),
-    ):
+    for window, rows in ((Window.ending(NOW, 5), 0), (Window.ending(NOW, 1440), 6), (TODAY, 6)):
         assert len(ask(Method.ISP, "1", window)["isps"]) == rows
 
 
@@ -79,6 +76,7 @@ def test_its_shares_and_counts_are_of_one_whole() -> None:
         Method.HTTP_CODE, {"channel_id": "1", "start_time": "20240517", "end_time": "20240517"}, NOW + DAY
     )["data"]
     assert sum(row["fluxRatio"] for row in isps["isps"]) == pytest.approx(1, abs=1e-4)
+    assert sum(row["hitCount"] for row in isps["isps"]) == pytest.approx(rate["Hit"], abs=len(isps["isps"]))
     assert sum(float(row["request_percent"].rstrip("%")) for row in codes["data"]) == pytest.approx(100, abs=0.1)
     assert sum(row["request_count"] for row in one_day) == rate["Hit"] + rate["Miss"]
 
@@ -90,14 +88,20 @@ def test_the_future_has_not_happened() -> None:
 
 
 def test_it_refuses_like_the_real_one(portal: DemoPortal) -> None:
-    """A wrong password, a bad query and an unknown place are answered as the portal would."""
+    """A wrong password is refused in the response; a bad query and an unknown path are HTTP errors."""
     place = f"{portal.url}/api/public/statistics/getIsp.do?"
     good = {"userName": demo.USER, "apiPasswd": demo.PASSWORD}
     assert json.loads(get(place + urlencode({**good, "apiPasswd": "x"})))["code"] != 1
-    assert "bad query" in json.loads(get(place + urlencode(good)))["msg"]
-    assert "bad query" in json.loads(get(place + urlencode({**good, "channelIds": "1", "startTime": "x"})))["msg"]
-    with pytest.raises(HTTPError, match="404"):
-        get(f"{portal.url}/elsewhere")
+    for bad in (place + urlencode(good), place + urlencode({**good, "channelIds": "1"}), f"{portal.url}/elsewhere"):
+        with pytest.raises(HTTPError, match="400"):
+            get(bad)
+
+
+def test_a_response_that_drips_goes_on(portal: DemoPortal) -> None:
+    """It never ends, and never stands still for longer than a second."""
+    portal.fault = lambda *_: "drip"
+    with urlopen(portal.url + next(iter(demo.PATHS)), timeout=PATIENCE) as dripping:
+        assert dripping.read(1) == b" "
 
 
 def test_standard_output_that_takes_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cc_textfile.demo import portal as demo
 from cc_textfile.metrics import METRICS
 from cc_textfile.portal.responses import Method
 from cc_textfile.portal.window import PORTAL_ZONE
@@ -57,7 +56,7 @@ def history(host: Host) -> Iterator[str]:
         world.now += HOUR
         host.poll()
         yield "outage"
-    world.fault = demo.no_fault
+    world.fault = lambda *_: None
     world.now += STEP
     host.poll()
     yield "caught up"
@@ -158,7 +157,7 @@ def test_bytes_by_settled_seconds_is_the_exact_bandwidth(
     for minute in range(6 * 60):
         if minute == 30:
             host.stop()  # a restart
-        world.fault = failing if 60 <= minute < 190 else demo.no_fault
+        world.fault = failing if 60 <= minute < 190 else lambda *_: None
         if minute % 5 == 0:
             host.poll()
         found = exported(host.textfile)

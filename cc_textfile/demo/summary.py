@@ -1,5 +1,6 @@
 """What the demo prints: a table of the file, and what to type next."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -7,43 +8,34 @@ from prometheus_client.samples import Sample
 
 from cc_textfile.errors import CcTextfileError
 
-GAUGES = "ChinaCache_metrics_"
-MAX_RANKED = 4
-
 
 def table(textfile: Path) -> str:
     """Return what a text file says, for people: a block for each channel."""
-    samples = [sample for family in text_string_to_metric_families(textfile.read_text()) for sample in family.samples]
-    channels = dict.fromkeys(sample.labels["channel"] for sample in samples if sample.name.startswith(GAUGES))
-    return "\n\n".join(
-        _block(channel, [s for s in samples if s.labels.get("channel") == channel]) for channel in channels
-    )
+    samples = [each for family in text_string_to_metric_families(textfile.read_text()) for each in family.samples]
+    channels = dict.fromkeys(each.labels["channel"] for each in samples if "channel" in each.labels)
+    return "\n\n".join(_block([s for s in samples if s.labels.get("channel") == name], name) for name in channels)
 
 
-def _block(channel: str, samples: list[Sample]) -> str:
-    def value(name: str, **labels: str) -> float | None:
-        found = [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
-        return found[0] if found else None
+def _block(samples: Sequence[Sample], channel: str) -> str:
+    def values(metric: str, label: str = "channel") -> dict[str, float]:
+        return {sample.labels[label]: sample.value for sample in samples if sample.name == metric}
 
-    def ranked(name: str, label: str, form: str) -> str:
-        found = sorted((s for s in samples if s.name == GAUGES + name), key=lambda s: -s.value)
-        return ", ".join(f"{s.labels[label]} {s.value:{form}}" for s in found[:MAX_RANKED]) or "-"
+    def ranked(metric: str, label: str, form: str) -> str:
+        found = sorted(values(metric, label).items(), key=lambda item: -item[1])
+        return ", ".join(f"{name} {value:{form}}" for name, value in found[:4]) or "-"
 
-    traffic = value(f"{GAUGES}isp_total_bytes")
-    hits, misses = value(f"{GAUGES}hit_miss_total", HitOrMiss="Hit"), value(f"{GAUGES}hit_miss_total", HitOrMiss="Miss")
-    counted = value("chinacache_traffic_bytes_total")
-    settled = value("chinacache_settled_seconds_total")
-    lines = {
-        "traffic": "-" if traffic is None else f"{traffic / 1e9:,.1f} GB",
-        "hit ratio": f"{hits / (hits + misses):.1%}  ({hits:,.0f} hits, {misses:,.0f} misses)"
-        if hits and misses
-        else "-",
-        "status codes": ranked("statuscodes_request_percent", "StatusCode", ".2f"),
-        "top ISPs": ranked("isp_specific_flux_ratio", "isp", ".1%"),
-        "top provinces": ranked("region_specific_flux_ratio", "name", ".1%"),
-        "counter": "-" if counted is None else f"{counted / 1e9:,.1f} GB in {settled or 0:,.0f} s of CDN time",
-    }
-    return "\n".join([f"channel {channel}", *(f"  {name:<14} {text}" for name, text in lines.items())])
+    def gigabytes(metric: str) -> str:
+        return "".join(f"{value / 1e9:,.1f} GB" for value in values(metric).values()) or "-"
+
+    hit, miss = map(values("ChinaCache_metrics_hit_miss_total", "HitOrMiss").get, ("Hit", "Miss"))
+    time = values("chinacache_settled_seconds_total").get(channel)
+    return f"""channel {channel}
+  traffic        {gigabytes("ChinaCache_metrics_isp_total_bytes")}
+  hit ratio      {f"{hit / (hit + miss):.1%}  ({hit:,.0f} hits, {miss:,.0f} misses)" if hit and miss else "-"}
+  status codes   {ranked("ChinaCache_metrics_statuscodes_request_percent", "StatusCode", ".2f")}
+  top ISPs       {ranked("ChinaCache_metrics_isp_specific_flux_ratio", "isp", ".1%")}
+  top provinces  {ranked("ChinaCache_metrics_region_specific_flux_ratio", "name", ".1%")}
+  counter        {gigabytes("chinacache_traffic_bytes_total")}{f" in {time:,.0f} s of CDN time" if time else ""}"""
 
 
 def look_further(textfile: Path) -> str:
@@ -64,5 +56,4 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"the folder {folder} cannot be made: {error.strerror}; give another --folder"
-        raise CcTextfileError(message) from None
+        raise CcTextfileError(f"the folder {folder} cannot be made: {error.strerror}; give another --folder") from None
