@@ -1,6 +1,7 @@
 """The text file on real file systems: full, closed, gone, locked, and owned by somebody who means harm."""
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -8,7 +9,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +339,17 @@ def test_a_relative_path_without_a_working_directory(tmp_path: Path, monkeypatch
         Textfile(Path("a.prom")).locked(),
     ):
         pass
+
+
+def test_nothing_is_left_where_no_file_can_be_opened(tmp_path: Path) -> None:
+    """Connections that hang have all descriptors: the folder of node_exporter must not fill up meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        with suppress(OSError):
+            while True:
+                opened.enter_context(open(os.devnull, "rb"))  # noqa: PTH123 # lighter than Path.open
+        with pytest.raises(OutputError, match="Too many open files"):
+            Textfile(tmp_path / "a.prom").deliver(CollectorRegistry())
+    assert list(tmp_path.iterdir()) == []

@@ -42,10 +42,10 @@ def _private_folder(path: Path) -> Iterator[Path]:
 
 def _remove(path: Path) -> None:
     # `shutil.rmtree` would wait at a FIFO for its writer.
+    with suppress(OSError), _private_folder(path) as folder:
+        for file in folder.iterdir():
+            file.unlink()
     with suppress(OSError):
-        with _private_folder(path) as folder:
-            for file in folder.iterdir():
-                file.unlink()
         path.rmdir()
 
 
