@@ -10,7 +10,7 @@ from requests.utils import get_auth_from_url
 
 from cc_textfile.errors import OutputError, RequestError
 from cc_textfile.logs import Redactor
-from cc_textfile.portal.transport import MAX_BODY_BYTES, Reply, Transport
+from cc_textfile.portal.transport import Transport
 from cc_textfile.settings import Settings
 from cc_textfile.workers import within
 
@@ -54,17 +54,6 @@ class Pushgateway:
         finally:
             self._transport.close()
         return f"pushed to {self._host}"
-
-    def get(self, path: str, *, limit: int = MAX_BODY_BYTES) -> Reply:
-        """Return the Pushgateway's response for a path, of so many bytes at most; raises `RequestError`."""
-
-        def get() -> Reply:
-            url = self.url + path
-            return self._transport.exchange(
-                "GET", url, lambda reply: reply, timeout=self._timeout, headers=self._authorization, limit=limit
-            )
-
-        return within(self._timeout, get)
 
     def _handler(
         self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
