@@ -129,7 +129,7 @@ def poll(
     if workers:
         workers.wait(CLOSE_SECONDS)
         # Where responses have slipped, one more comes, about as late as responses are here.
-        if close(min(STRAY_SECONDS + 2 * seconds * threads / len(run.wanted), MAX_STRAY_SECONDS)):
+        if close(min(STRAY_SECONDS + seconds * threads / len(run.wanted), MAX_STRAY_SECONDS)):
             bad |= {request: Malformed(STRAYED, channel=request.channel, method=request.method) for request in good}
             good = {}
     return Snapshot(good, bad, now + timedelta(seconds=seconds), seconds, account_refused)

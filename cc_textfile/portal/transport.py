@@ -42,7 +42,7 @@ MAX_BODY_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 """What status line, headers and the framing of a body may take beside it."""
 
-STRAY_SECONDS = 0.1
+STRAY_SECONDS = 0.06
 """How long a connection is left open for a response that nobody requested; TCP alone may delay one by 40 ms."""
 
 MAX_STRAY_SECONDS = 0.5
