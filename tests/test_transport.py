@@ -1,5 +1,6 @@
 """One HTTP exchange over real sockets: its bounds in time and size, its errors, and whose bytes a response is."""
 
+import re
 import socket
 import threading
 import zlib
@@ -452,7 +453,7 @@ def test_a_name_that_cannot_be_resolved(name: str) -> None:
     [
         ("expired", "certificate has expired"),
         ("not yet valid", "certificate is not yet valid"),
-        ("foreign", "issued by an authority that this host does not trust; name its bundle with --ca-file"),
+        ("foreign", "issued by an authority that this host does not trust; name its bundle with --ca-file)"),
         ("wrong name", "certificate is not valid for '127.0.0.1'"),
     ],
 )
@@ -468,7 +469,7 @@ def test_a_certificate_that_is_not_trusted(kind: str, words: str, tmp_path: Path
     with Server(echo, tls=context) as server:
         with pytest.raises(Unreachable, match=rf"^the certificate of {server.host} is not trusted: ") as caught:
             get(server.url, ca_file=bundle_of(trusted, tmp_path))
-        assert words in str(caught.value)
+        assert str(caught.value).endswith(words)
         assert not caught.value.transient
         assert server.targets == []
 
@@ -512,8 +513,8 @@ def test_the_proxies_of_the_environment_are_used(tmp_path: Path, monkeypatch: py
             url = encrypted.url + path
             assert transport.exchange("GET", url, whole, timeout=PATIENCE).body == path.encode()
         transport.close()
-        assert [line.partition(" HTTP/") for line in trace[1:]] == [
-            (f"CONNECT {encrypted.host}", " HTTP/", "1.0 Basic bWU6cEBzcw==")
+        assert [re.sub(r" HTTP/1\.[01]", "", line) for line in trace[1:]] == [
+            f"CONNECT {encrypted.host} Basic bWU6cEBzcw=="
         ]
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert get(encrypted.url, ca_file=bundle).body == b"/"
@@ -521,9 +522,9 @@ def test_the_proxies_of_the_environment_are_used(tmp_path: Path, monkeypatch: py
 
 
 def test_a_proxy_that_gives_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proxy's part in a failure is told from the portal's."""
+    """The proxy's part in a failure is told from the portal's. Its address may come without `http://`."""
     with Server(sending(response(b"", 407))) as between:
-        monkeypatch.setenv("https_proxy", between.url)
+        monkeypatch.setenv("https_proxy", between.host)
         with pytest.raises(Unreachable) as refused:
             get("https://portal.invalid:444")
     with pytest.raises(Unreachable) as down:
