@@ -42,6 +42,11 @@ pictures: .venv/development .tools/fetched ## draw the pictures of the README
 	$(BIN)/pip install --quiet --disable-pip-version-check 'matplotlib>=3.9'
 	$(BIN)/python -m monitoring.pictures
 
+.PHONY: mutants
+mutants: .venv/development .tools/fetched ## change one token at a time: do the quick tests notice? (NUMBER=200 SEED=1)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'mutmut>=3.8'
+	nice $(BIN)/python -m tests.mutants $(if $(NUMBER),--number $(NUMBER)) $(if $(SEED),--seed $(SEED))
+
 .PHONY: clean
 clean: ## remove all that was made
 	rm -rf .venv .tools .cache build dist demo-textfile .coverage*

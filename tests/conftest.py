@@ -210,7 +210,7 @@ def portal() -> Iterator[demo.DemoPortal]:
         yield serving
 
 
-POLLS = 3_000
+POLLS = 1_200
 
 
 class LongLife(NamedTuple):
@@ -224,7 +224,7 @@ class LongLife(NamedTuple):
 
 @pytest.fixture(scope="session")
 def long_life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LongLife]:
-    """Start thousands of polls, a third of them failing in every way; other tests can wait while they are made."""
+    """Start a thousand polls, a third of them failing in every way; other tests can wait while they are made."""
     endings, polls = itertools.cycle(demo.FAULTS), itertools.count()
 
     def third(method: Method, _channel: str) -> str | None:

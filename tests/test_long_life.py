@@ -12,8 +12,8 @@ MEBIBYTE = 1 << 20
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("long life")
-def test_thousands_of_polls_leave_nothing_behind(long_life: LongLife) -> None:
-    """Thousands of polls, a third of them failing in every way: memory, threads and open files end as they began."""
+def test_a_thousand_polls_leave_nothing_behind(long_life: LongLife) -> None:
+    """A thousand polls, a third of them failing in every way: memory, threads and open files end as they began."""
     lines, _ = long_life.process.communicate()
     assert long_life.process.returncode == 0, long_life.log.read_text()[-2000:]
     early, late = map(json.loads, lines.splitlines())

@@ -295,6 +295,7 @@ def test_the_ledgers_totals_are_exported_under_the_names_of_section_6() -> None:
     [
         ((Share("中国联通", 0, 0, 0.5), Share("f中国联通", 0, 0, 0.25)), 0.375),
         ((Share("中国联通", 0, 0, 0.5), Share("f中国联通", 0, 10, 0.25)), 0.25),
+        ((Share("中国联通", 0, 30, 0.0), Share("f中国联通", 0, 10, 0.5)), 0.125),
         ((Share("中国联通", 0, 10, 0.5), Share("f中国联通", 0, None, 0.25)), None),
         ((Share("中国联通", 0, 10, 0.5), Share("f中国联通", 0, 10, None)), None),
         ((Share("中国联通", 0, None, 0.5),), 0.5),

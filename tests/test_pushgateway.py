@@ -1,14 +1,22 @@
 """Pushes to the real Pushgateway: what arrives, in which group, and what a failure tells."""
 
+import base64
+import re
 import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from cc_textfile.demo.portal import DemoPortal
+from cc_textfile.errors import OutputError
+from cc_textfile.logs import Redactor
+from cc_textfile.output.pushgateway import Pushgateway
+from cc_textfile.settings import Settings
 from tests.conftest import account, get, run
+from tests.server import Peer, Server, response, sending
 from tests.test_main_job import WITHOUT_LEDGER, Series, series_of
 from tests.test_signals import silent_resolver
 
@@ -121,6 +129,38 @@ def test_a_pushgateway_that_wants_a_password(
     assert bad.returncode == 1
     assert f"the Pushgateway at {host} refused the push with status 401: Unauthorized" in bad.stderr
     assert "wrong-one" not in bad.stderr
+
+
+def pushed_to(gateway: Server, user: str = "") -> None:
+    """Push nothing to a gateway, from this process."""
+    url = f"http://{user}{gateway.host}"
+    settings = Settings(user="me", password="x", account="me", channels=("1",), pushgateway=url)
+    Pushgateway(settings, Redactor()).deliver(CollectorRegistry())
+
+
+@pytest.mark.parametrize(("user", "sent"), [("", None), ("gate:a%2Fb@", b"gate:a/b"), (":key@", b":key")])
+def test_what_authenticates_a_push(user: str, sent: bytes | None) -> None:
+    """User and password of the address, or a password alone; an address without them sends nothing in their place."""
+    found = []
+
+    def script(peer: Peer) -> None:
+        found.extend(re.findall(rb"Authorization: Basic (\S+)", peer.head))
+        peer.send(response())
+
+    with Server(script) as gateway:
+        pushed_to(gateway, user)
+    assert found == ([] if sent is None else [base64.b64encode(sent)])
+
+
+@pytest.mark.parametrize("status", [300, 302, 404, 503])
+def test_any_other_status_than_2xx_is_a_failure(status: int) -> None:
+    """What was not taken is not delivered; a redirect is not followed. The reason may be in any encoding, or empty."""
+    for reason, shown in ((b"no \xff", "no \ufffd"), (b"", "no reason given")):
+        with Server(sending(response(reason, status, "Location: /"))) as gateway:
+            with pytest.raises(OutputError) as caught:
+                pushed_to(gateway)
+            assert len(gateway.targets) == 1
+        assert str(caught.value).endswith(f" refused the push with status {status}: {shown}")
 
 
 def test_the_look_up_of_its_name_is_bounded_by_the_timeout(env: dict[str, str], tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_flags_win_over_variables() -> None:
         ((), {"QUERYTIME": ""}, "querytime", 5),
         ((), {"PUSHGATEWAY": ""}, "pushgateway", None),
         ((), {"CHINACACHE_URL": "HTTPS://Portal:444/"}, "portal_url", "https://Portal:444"),
+        ((), {"CHINACACHE_URL": "https://host/X//"}, "portal_url", "https://host/X"),
         ((), {"PUSHGATEWAY": "u:p%2F@host:9091/prefix"}, "pushgateway", "http://u:p%2F@host:9091/prefix"),
     ],
 )

@@ -20,7 +20,10 @@ from prometheus_client.registry import Collector
 
 from cc_textfile.demo.portal import DemoPortal
 from cc_textfile.errors import OutputError
+from cc_textfile.logs import Redactor
+from cc_textfile.output import output_of
 from cc_textfile.output.textfile import Textfile
+from cc_textfile.settings import Settings
 from tests.conftest import NOBODY, POWERLESS, Program, account, command, eventually, get, needs_root, run
 from tests.writer import generation
 
@@ -40,6 +43,28 @@ def test_everybody_may_read_the_file(folder_mode: int, umask: int, tmp_path: Pat
         os.umask(before)
     assert stat.S_IMODE((folder / "a.prom").stat().st_mode) == 0o644
     assert [file.name for file in folder.iterdir()] == ["a.prom"]
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    """A file system allows 255 bytes, and the temporary folder's name is 22 longer than the file's."""
+    Textfile(tmp_path / ("x" * 228 + ".prom")).deliver(generation(1))
+    with pytest.raises(OutputError, match="a temporary folder beside it has a name 22 characters longer"):
+        Textfile(tmp_path / ("x" * 229 + ".prom")).deliver(generation(1))
+
+
+@pytest.mark.parametrize("mode", ["fallback", "always"])
+def test_the_file_is_locked_beside_a_pushgateway_too(mode: str, tmp_path: Path) -> None:
+    """Two pollers with one file are told so, wherever else they deliver to."""
+    path, url = tmp_path / "a.prom", "http://127.0.0.1:9"
+    settings = Settings(
+        user="me", password="x", account="a", channels=("1",), textfile=path, pushgateway=url, pushgateway_mode=mode
+    )
+    with (
+        output_of(settings, Redactor()).locked(),
+        pytest.raises(OutputError, match="is locked by another cc-textfile"),
+        Textfile(path).locked(),
+    ):
+        pass
 
 
 # --- A folder whose owner means harm ---------------------------------------------------------------------------------
