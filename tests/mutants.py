@@ -109,7 +109,9 @@ def copy(folder: Path) -> None:
 
 def failure(folder: Path, *which: str, timeout: float | None = None) -> str:
     """Run tests and return the one that fails, if any."""
-    command = [*PYTEST, "--basetemp", "temporary", *which]
+    # What a test that is cut short has mounted goes with its namespace.
+    namespace = ["unshare", "--mount"] if os.geteuid() == 0 else []
+    command = [*namespace, *PYTEST, "--basetemp", "temporary", *which]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(

@@ -251,7 +251,7 @@ REFUSAL = sending(response(b'{"code": 10001, "success": false, "msg": "user name
 
 
 @contextmanager
-def proxy(trace: list[str]) -> Iterator[Server]:
+def proxy(trace: list[str], tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Serve as an HTTP proxy that traces what is requested, and by whom; CONNECT makes a tunnel."""
 
     def forward(peer: Peer) -> None:
@@ -272,7 +272,7 @@ def proxy(trace: list[str]) -> Iterator[Server]:
             back.join()
         raise ConnectionError
 
-    with Server(forward) as server:
+    with Server(forward, tls=tls) as server:
         yield server
 
 

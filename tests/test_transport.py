@@ -521,6 +521,26 @@ def test_the_proxies_of_the_environment_are_used(tmp_path: Path, monkeypatch: py
         assert len(trace) == 2
 
 
+def test_a_proxy_that_speaks_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS within TLS: bounded in time like any other exchange, and closed as well."""
+    tls, bundle = loopback(tmp_path)
+
+    def script(peer: Peer) -> None:
+        if peer.target == "/drip":
+            peer.send(response(length=9999))
+            peer.drip(b" " * 9999)
+        echo(peer)
+
+    with proxy([], tls) as between, Server(script, tls=tls) as encrypted:
+        monkeypatch.setenv("https_proxy", between.url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+        transport = Transport(encrypted.url, ca_file=bundle)
+        assert transport.exchange("GET", f"{encrypted.url}/1", whole, timeout=PATIENCE).body == b"/1"
+        assert not transport.close()
+        with pytest.raises(RequestTimeout):
+            transport.exchange("GET", f"{encrypted.url}/drip", whole, timeout=SHORT)
+
+
 def test_a_proxy_that_gives_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy's part in a failure is told from the portal's. Its address may come without `http://`."""
     with Server(sending(response(b"", 407))) as between:

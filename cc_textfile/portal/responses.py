@@ -263,11 +263,10 @@ def _number(value: object) -> float | None:
     return value if type(value) is float and 0 <= value < math.inf else None
 
 
-# float() alone would take underscores, digits of other scripts, `nan` and `inf`.
-_PERCENT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%?\s*", re.ASCII)
-
-
 def _percent(value: object) -> float | None:
     """Return 97.31 for `"97.31%"`, `"97.31"` and `97.31`, and None for anything else."""
-    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
-    return _number(float(match[1]) if match else value)
+    if not isinstance(value, str):
+        return _number(value)
+    text = value.strip().removesuffix("%").rstrip()
+    # float() alone would take underscores, digits of other scripts, `nan` and `inf`.
+    return _number(float(text)) if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text) else None

@@ -78,6 +78,11 @@ class _Exchange(threading.local):
             raise TimeoutError
         return left
 
+    def received(self, count: int) -> None:
+        self.bytes_left -= count
+        if self.bytes_left < 0:
+            raise _TooLongError(self.limit)
+
 
 _exchange = _Exchange()
 
@@ -93,13 +98,22 @@ class _Socket(socket.socket):
         left = _exchange.seconds_left()
         super().settimeout(left if value is None else min(value, left))
 
+    def recv(self, *args: Any) -> bytes:
+        super().settimeout(_exchange.seconds_left())
+        data = super().recv(*args)
+        _exchange.received(len(data))
+        return data
+
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         super().settimeout(_exchange.seconds_left())
         count = super().recv_into(*args, **kwargs)
-        _exchange.bytes_left -= count
-        if _exchange.bytes_left < 0:
-            raise _TooLongError(_exchange.limit)
+        _exchange.received(count)
         return count
+
+    def surplus(self) -> bytes:
+        """Return what has come, but was not requested."""
+        super().settimeout(0)
+        return super().recv(1024).strip()
 
 
 class _TlsSocket(_Socket, ssl.SSLSocket):
@@ -142,11 +156,10 @@ class _Connection(HTTPConnection):
 
     def has_more(self, seconds: float) -> bool:
         """Tell whether there is more to read than what was requested; wait for it so long."""
-        if self.sock:
+        if isinstance(self.sock, _Socket):  # not TLS within TLS, to an https proxy
             wait_for_read(self.sock, seconds)
-            self.sock.setblocking(False)  # noqa: FBT003 # it has no other form
             with suppress(OSError):
-                return bool(self.sock.recv(1024).strip())
+                return bool(self.sock.surplus())
         return False
 
 
