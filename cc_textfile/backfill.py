@@ -4,6 +4,7 @@ What was answered is kept in the ledger (`ledger.past`), batch by batch. Once al
 the ledger goes on where it ends: in this order, so that a process that was stopped anywhere can be started again.
 """
 
+import errno
 import logging
 import os
 import shlex
@@ -109,10 +110,11 @@ def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime, 
         now=now,
     ) as past:
         _check(history, past)
+        again = history.output is not None and os.path.lexists(history.output)
         with _Progress(past) as progress:
             _make_requests(settings, past, partial(poll, fetch, close=close), progress)
         _write(history.temporary, _openmetrics(past, settings.account, history))
-        past.finish(str(history.output and history.output.absolute()), lambda: _publish(history))
+        past.finish(str(history.output and history.output.absolute()), lambda: _publish(history, again=again))
         return _next_steps(history, past, now)
 
 
@@ -236,7 +238,9 @@ def _pairs(labels: Mapping[str, str]) -> str:
 
 def _write(path: Path | None, lines: Iterator[bytes]) -> None:
     try:
-        with path.open("wb") if path else open(1, "wb", closefd=False) as file:  # standard output
+        if path:
+            path.unlink(missing_ok=True)
+        with path.open("xb") if path else open(1, "wb", closefd=False) as file:  # standard output
             file.writelines(lines)
             file.flush()
             if path:
@@ -245,10 +249,12 @@ def _write(path: Path | None, lines: Iterator[bytes]) -> None:
         raise OutputError(f"{path or 'standard output'} cannot be written: {error.strerror}") from None
 
 
-def _publish(history: History) -> None:
+def _publish(history: History, *, again: bool) -> None:
     """Give the file its name, for good, before the ledger forgets what is in it."""
     if history.output and history.temporary:
         try:
+            if os.path.lexists(history.output) and not again:  # of another backfill, meanwhile
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             history.temporary.rename(history.output)
             folder = os.open(history.output.parent, os.O_RDONLY)
             os.fsync(folder)

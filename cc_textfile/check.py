@@ -10,6 +10,7 @@ import pwd
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -46,6 +47,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_PAGE_BYTES = 64 * 1024 * 1024
 """The longest page of node_exporter that is read: some 600,000 series."""
 
+MTIME = r'^node_textfile_mtime_seconds\{file="([^\0\n]+)"\} ([0-9]+(?:\.[0-9]+)?(?:e\+[0-9]{1,2})?)$'
 MAX_SKEW = 60
 """Seconds between the clocks; the clock of the host decides which windows are requested."""
 
@@ -214,15 +216,19 @@ def _fix(error: RequestError, settings: Settings, proxy: str | None) -> str:
 
 def _ledger(path: Path, settings: Settings) -> Step:
     """Check that the ledger can be read and written. A poll that uses it now is not disturbed."""
-    step = _try_write("ledger", path, settings)
-    if step.state is OK and path.exists():
-        if not os.access(path, os.R_OK | os.W_OK):
-            return _not_writable("ledger", path, errno.EACCES)
-        try:
-            days(path, since=datetime.now(PORTAL_ZONE).date())
-        except LedgerError as error:
-            return Step("ledger", FAILED, str(error))
-    return step
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:  # without a name: a signal leaves nothing behind
+            file.write(bytes(BYTES_PER_CHANNEL * len(settings.channels)))
+    except OSError as error:
+        return _not_writable("ledger", path.parent, error.errno or 0)
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        return _not_writable("ledger", path, errno.EACCES)
+    try:
+        if path.exists():
+            days(path, since=datetime.now(PORTAL_ZONE).date(), mode="rw")
+    except LedgerError as error:
+        return Step("ledger", FAILED, str(error))
+    return Step("ledger", OK, f"user {_user()} can write to {path.parent}")
 
 
 def _outputs(settings: Settings, redactor: Redactor) -> Iterator[Step]:
@@ -237,24 +243,19 @@ def _outputs(settings: Settings, redactor: Redactor) -> Iterator[Step]:
 
 
 def _textfile(path: Path, settings: Settings) -> Iterator[Step]:
-    step = _try_write("textfile writable", path, settings)
-    yield step
-    if step.state is OK:
-        holder = Textfile(path).holder()
-        if holder or os.access(UNIX_SOCKETS, os.R_OK):
-            detail = f"locked by {holder}, which polls" if holder else "not locked: nothing polls now"
-            yield Step("textfile locked", OK, detail)
-        else:  # in the sandbox of a unit
-            yield Step("textfile locked", SKIPPED, f"not known: {UNIX_SOCKETS} is hidden")
-        yield _readable(path)
-
-
-def _try_write(step: str, path: Path, settings: Settings) -> Step:
     try:
         Textfile(path).try_write(BYTES_PER_CHANNEL * len(settings.channels))
     except OSError as error:
-        return _not_writable(step, path.parent, error.errno or 0)
-    return Step(step, OK, f"user {_user()} can write to {path.parent}")
+        yield _not_writable("textfile writable", path.parent, error.errno or 0)
+        return
+    yield Step("textfile writable", OK, f"user {_user()} can write to {path.parent}")
+    holder = Textfile(path).holder()
+    if holder or os.access(UNIX_SOCKETS, os.R_OK):
+        detail = f"locked by {holder}, which polls" if holder else "not locked: nothing polls now"
+        yield Step("textfile locked", OK, detail)
+    else:  # in the sandbox of a unit
+        yield Step("textfile locked", SKIPPED, f"not known: {UNIX_SOCKETS} is hidden")
+    yield _readable(path)
 
 
 def _not_writable(step: str, place: Path, number: int) -> Step:
@@ -278,7 +279,7 @@ def _user() -> str:
 
 def _readable(path: Path) -> Step:
     """Say whether every user, and so node_exporter, can read the file."""
-    folder = path.parent.resolve()
+    folder = Path(os.path.realpath(path.parent))
     needed = dict.fromkeys(reversed(folder.parents), "x") | {folder: "rx"} | ({path: "r"} if path.exists() else {})
     for place, letters in needed.items():
         bits = sum({"r": 4, "x": 1}[letter] for letter in letters)
@@ -321,7 +322,7 @@ def _node_exporter(path: Path, settings: Settings, address: str, redactor: Redac
         yield Step("node_exporter file", SKIPPED, detail, "if it listens elsewhere: --node-exporter URL")
     else:
         page = reply.body.decode(errors="replace")
-        mtimes = dict(re.findall(r'^node_textfile_mtime_seconds\{file="(.+)"\} ([0-9.e+]+)$', page, re.MULTILINE))
+        mtimes = dict(re.findall(MTIME, page, re.MULTILINE))
         errors = re.search(r"^node_textfile_scrape_error ([01])$", page, re.MULTILINE)
         if not errors:
             detail = f"the response has status {reply.status}, and no metrics of a textfile collector"
@@ -353,20 +354,26 @@ def _neighbours(path: Path, settings: Settings, served: Iterable[str], redactor:
     """
     metrics, _ = registry(Results(settings, Snapshot({}, {}, datetime.now(UTC), 0.0), None, None))
     ours = _series(generate_latest(metrics))
-    with suppress(OSError):  # before the first poll
-        ours |= _series(path.read_bytes())
-    files = {Path(file).resolve() for file in (*path.parent.glob("*.prom"), *map(Path, served))}
-    for file in sorted(files - {path.resolve()}):
-        with suppress(OSError):  # what node_exporter cannot read either, it says
-            if common := ours & _series(file.read_bytes()):
-                holder = Textfile(file).holder()
-                detail = (
-                    f"{redactor.quote(str(file))}{f', which {holder} writes,' if holder else ''} has "
-                    f"{redactor.quote(min(common).decode(errors='replace'))}, too: node_exporter serves one of the two"
-                )
-                remedy = f"stop one of the two pollers, or give them different {called('account')} and different "
-                return Step("textfile neighbours", WARNING, detail, remedy + called("channels"))
+    ours |= _series(_content(path))
+    files = {os.path.realpath(file) for file in (*map(str, path.parent.glob("*.prom")), *served)}
+    for file in map(Path, sorted(files - {os.path.realpath(path)})):
+        if common := ours & _series(_content(file)):
+            holder = Textfile(file).holder()
+            detail = (
+                f"{redactor.quote(str(file))}{f', which {holder} writes,' if holder else ''} has "
+                f"{redactor.quote(min(common).decode(errors='replace'))}, too: node_exporter serves one of the two"
+            )
+            remedy = f"stop one of the two pollers, or give them different {called('account')} and different "
+            return Step("textfile neighbours", WARNING, detail, remedy + called("channels"))
     return Step("textfile neighbours", OK, "no other .prom file has series of ours")
+
+
+def _content(path: Path) -> bytes:
+    """Return what is in a regular file, nothing where it cannot be read: what node_exporter cannot read, it says."""
+    with suppress(OSError):
+        if path.is_file():
+            return path.read_bytes()
+    return b""
 
 
 def _series(page: bytes) -> set[bytes]:

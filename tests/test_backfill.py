@@ -491,6 +491,22 @@ def test_stopped_between_file_and_ledger_it_finishes(
     assert simulated.poll(cdn, simulated.ledger(ledger, CHANNELS)).channels.keys() == {*CHANNELS}
 
 
+def test_two_histories_of_one_name(tmp_path: Path) -> None:
+    """The second does not replace the first, and what lies in the place of its temporary file is not written to."""
+    cdn, history = Cdn(at("03 12:00")), history_of(tmp_path / "h.om", at("01 00:00"))
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".h.om.cc-textfile").symlink_to(tmp_path / "precious")
+
+    def fetch(request: Request, deadline: float) -> Response:
+        (tmp_path / "h.om").write_text("of another account")
+        return answering(cdn)(request, deadline)
+
+    with pytest.raises(OutputError, match="cannot be written: File exists"):
+        backfill(settings_of(tmp_path / "2"), history, fetch, cdn.now)
+    assert (tmp_path / "h.om").read_text() == "of another account"
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 def test_what_fails_now_and_then_is_requested_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A failure costs no more than its request; in the end the history is the same."""
     cdn, failed = Cdn(at("03 12:00")), set()

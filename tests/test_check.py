@@ -506,6 +506,19 @@ def test_a_neighbour_with_our_series(
     Checked(env=env).has("textfile neighbours", State.WARNING, detail, remedy)
 
 
+def test_neighbours_that_cannot_be_read(env: dict[str, str], folder: Path, portal: DemoPortal) -> None:
+    """Pipes, loops of links and odd paths are passed over: nothing is waited for."""
+    os.mkfifo(folder / "b.prom")
+    (folder / "c.prom").symlink_to("c.prom")
+    lines = (
+        f'node_textfile_mtime_seconds{{file="{file}"}} {time}'
+        for file, time in ((folder / "b.prom", 1), ("/x\0", 1), ("/y", "..."), ("/z", "1e+999"))
+    )
+    respond(portal, "\n".join([*lines, "node_textfile_scrape_error 0\n"]))
+    checked = Checked("--node-exporter", portal.url, env=env | {"CHINACACHE_URL": NOWHERE})
+    checked.has("textfile neighbours", State.OK, "no other .prom file has series of ours")
+
+
 def test_a_neighbour_where_node_exporter_reads(
     env: dict[str, str], folder: Path, tmp_path: Path, node_exporter: Callable[[Path], str]
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from cc_textfile import report
 from cc_textfile.demo.portal import CHANNELS, response
-from cc_textfile.ledger import Day, Ledger
+from cc_textfile.ledger import Day, Ledger, days
 from cc_textfile.portal.client import DECODERS
 from cc_textfile.portal.responses import Method, Request
 from cc_textfile.portal.window import DAY, Window, midnight
@@ -113,6 +114,22 @@ def test_it_can_be_narrowed_to_days_and_a_channel(ledger: Path) -> None:
     assert [(day["day"], day["channel"]) for day in days] == [(f"{midnight(NOW):%Y-%m-%d}", CHANNELS[1])]
     done = run("report", "--channel", "nobody", env=environment(CC_TEXTFILE_LEDGER=str(ledger)))
     assert (done.returncode, done.stdout) == (0, "nothing is recorded for these days\n")
+
+
+def test_after_a_kill_in_the_middle_of_a_commit(ledger: Path) -> None:
+    """A reader cannot undo what was begun, and says that the next poll does; `check`, which may write, does it."""
+    script = (
+        "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "db.execute('PRAGMA cache_size = 1'); db.execute('BEGIN IMMEDIATE');"
+        "db.execute('UPDATE days SET codes = codes || zeroblob(99999)'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(ledger)], check=False)
+    assert ledger.with_name(f"{ledger.name}-journal").stat().st_size
+    done = run("report", "--ledger", str(ledger), env=environment())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the next poll repairs it" in done.stderr
+    days(ledger, since=NOW.date(), mode="rw")
+    assert run("report", "--ledger", str(ledger), env=environment()).returncode == 0
 
 
 def test_on_a_terminal_it_fits_the_width(ledger: Path) -> None:

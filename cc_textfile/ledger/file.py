@@ -62,12 +62,15 @@ class Day(NamedTuple):
     closed: bool
 
 
-def days(path: Path, *, since: date) -> list[Day]:
-    """Return what is recorded of each day from `since` on, by day and channel; only reads; raises `LedgerError`."""
+def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
+    """Return what is recorded of each day from `since` on, by day and channel; raises `LedgerError`.
+
+    It only reads, but for mode `rw`: that also undoes what a poll had begun to write when it was killed.
+    """
     first = int(datetime.combine(since, datetime.min.time(), PORTAL_ZONE).timestamp())
     query = "SELECT day, channel, traffic, hits, misses, codes, closed FROM days WHERE day >= ? ORDER BY day, channel"
     _require_regular(path)
-    with explained(path), closing(_connect(path, "ro", wait=READER_WAIT)) as db:
+    with explained(path), closing(_connect(path, mode, wait=READER_WAIT)) as db:
         return [
             Day(moment(day).date(), name, traffic, hits, misses, json.loads(codes), bool(closed))
             for day, name, traffic, hits, misses, codes, closed in (
@@ -159,6 +162,8 @@ def explained(path: Path) -> Iterator[None]:
                 fault = f"another process has locked it (`fuser -v {path}` names it). Only one poller can use a ledger"
             case sqlite3.SQLITE_FULL:
                 fault = f"the disk is full. Free some space on the file system of {path.parent}"
+            case sqlite3.SQLITE_READONLY if os.path.lexists(f"{path}-journal"):
+                fault = "a poll was killed while it wrote. Nothing is lost: the next poll repairs it"
             case sqlite3.SQLITE_NOTADB:
                 fault = _FOREIGN
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_ERROR:
