@@ -303,7 +303,13 @@ class Transport:
             if self.proxy:
                 user, password = get_auth_from_url(self.proxy)
                 headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
-                manager = urllib3.ProxyManager(self.proxy, proxy_headers=headers, ssl_context=self._tls)
+                # TLS within TLS, where the proxy speaks it, is bounded in time by the same kind of socket.
+                outer = ssl.create_default_context() if self.proxy.startswith("https:") else None
+                if outer:
+                    outer.sslsocket_class = _TlsSocket
+                manager = urllib3.ProxyManager(
+                    self.proxy, proxy_headers=headers, ssl_context=self._tls, proxy_ssl_context=outer
+                )
             manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
             self._local.pool = manager.connection_from_url(self._base_url)
             self._pools.add(self._local.pool)
