@@ -330,7 +330,7 @@ def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[
         )
         if not textfile.with_name(LEDGER).exists():
             # A ledger that begins a day ago: the next poll catches up, and there is something to count.
-            before = replace(once, settle=24 * 3600)
+            before = replace(once, settle=DAY.total_seconds())
             _run(before, lambda: before, reloads=False)
         status = _run(once, lambda: once, reloads=False)
         say(f"\n{demo_summary.table(textfile)}\n\n{demo_summary.look_further(textfile)}")

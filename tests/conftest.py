@@ -269,6 +269,15 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
+def no_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the working directory while this process is in it."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+
+@pytest.fixture
 def env(portal: demo.DemoPortal, folder: Path) -> dict[str, str]:
     """Return settings with which all is well."""
     return account(portal, CC_TEXTFILE_PATH=str(folder / "a.prom"))

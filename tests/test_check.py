@@ -421,7 +421,7 @@ def test_a_folder_of_another_user(env: dict[str, str], folder: Path) -> None:
 def test_a_file_system_that_takes_nothing(
     env: dict[str, str], folder: Path, mount: str, detail: str, remedy: str
 ) -> None:
-    """A file system without room for the file of all channels, or a read-only one, is named with the next command."""
+    """A file system that is too small for the file of all channels, or is read-only, is named with the next command."""
     needs_root()
     script = f'mount -t tmpfs {mount} x {folder}; "$@"; s=$?; [ -z "$(ls -A {folder})" ] && exit $s'
     checked = Checked(env=env | {"CC_TEXTFILE_LEDGER": f"{folder}/ledger"}, before=(*MOUNTED, script, "-"))

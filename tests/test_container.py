@@ -141,7 +141,7 @@ def test_sigterm_ends_it_whatever_the_portal_is_doing(podman: Podman) -> None:
 
 
 def test_a_volume_that_cannot_be_written_is_named(podman: Podman, portal: demo.DemoPortal, tmp_path: Path) -> None:
-    """The folder of somebody else is mounted: which user must be able to write, and where."""
+    """The folder of another user is mounted: which user must be able to write, and where."""
     tmp_path.chmod(0o755)
     flags = [*settings(portal, CHINACACHE_INTERVAL=""), f"--volume={tmp_path}:{STATE}"]
     ended = podman.try_run("run", "--rm", *flags, WITHOUT_SHELL_IMAGE)

@@ -643,7 +643,7 @@ def test_from_installation_to_purge(bare: Host, package: Path) -> None:
     Installed, it waits without a failure. Removed, it has stopped, and nothing is served. Installed again, it goes on.
     Purged, every file that was not there before is gone, and what belongs to others is as it was.
     """
-    other = f"{FOLDER}/cc-textfile-of-somebody-else.prom"
+    other = f"{FOLDER}/cc-textfile-of-another.prom"
     bare.write(other, "others 1\n")
     before, folder = bare.files(), bare.run("stat", "--format=%a %U %G", FOLDER)
 
@@ -793,7 +793,7 @@ def test_the_documented_logs(host: Host) -> None:
 
 
 def test_the_documented_change_to_the_daemon_and_back(host: Host) -> None:
-    """After each command somebody polls, and in the end only the timer is left."""
+    """After each command a poller runs, and in the end only the timer is left."""
     host.serve_portal()
     host.configure()
     host.run("systemctl", "enable", "--now", "cc-textfile.timer")

@@ -301,12 +301,9 @@ def test_bits_that_have_changed_where_sqlite_does_not_notice(path: Path, cdn: Cd
     assert path.read_bytes() == content
 
 
-def test_a_relative_path_when_the_working_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_working_directory")
+def test_a_relative_path_when_the_working_directory_is_gone() -> None:
     """It is a ledger that cannot be used, as in any other folder that is gone."""
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
     with (
         ledger(Path("ledger.sqlite")) as kept,
         pytest.raises(LedgerError, match=r"ledger\.sqlite cannot be used: No such file or directory"),
@@ -667,7 +664,7 @@ def damaged(path: Path, cdn: Cdn) -> str:
 
 @pytest.mark.parametrize("content", [b"x", b"{}\n", b"SQLite format 3\0" + bytes(4000), bytes(8192), b"\xff" * 5000])
 def test_a_file_that_is_no_database(path: Path, cdn: Cdn, content: bytes) -> None:
-    """It is left as it is: somebody may want it."""
+    """It is left as it is: its owner may want it."""
     path.write_bytes(content)
     assert re.search("is not a ledger of cc-textfile|is damaged", damaged(path, cdn))
 
@@ -812,7 +809,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(small_disk: Path, cdn: Cdn) -> None:
-    """It costs the counters while it lasts; when there is room again, the next poll counts it all."""
+    """It costs the counters while it lasts; when there is space again, the next poll counts it all."""
     path = small_disk / "ledger.sqlite"
     waste = small_disk / "waste"
     waste.write_bytes(bytes(390 * 1024))

@@ -353,12 +353,9 @@ def test_a_path_that_cannot_be_written(name: str, fault: str, tmp_path: Path, po
     assert [file.name for file in tmp_path.iterdir()] == ["folder.prom"]
 
 
-def test_a_relative_path_without_a_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_working_directory")
+def test_a_relative_path_without_a_working_directory() -> None:
     """The folder of a relative path is gone with the working directory, and that is said before anything is written."""
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
     with (
         pytest.raises(OutputError, match="cannot be written: No such file or directory"),
         Textfile(Path("a.prom")).locked(),

@@ -281,7 +281,7 @@ class Ledger:
             recorded.codes[code] = new
 
     def _close_days(self, poll: Responses) -> list[tuple[Close, Response]]:
-        """Replace what was recorded of days by what the portal has for them as a whole; return what was answered."""
+        """Replace what was recorded of days by what the portal has for them as a whole; return the closes done."""
         closed = []
         for close in self._closes:
             (day, (name, _, window)), channel = close, self._channels[close.request.channel]

@@ -198,6 +198,7 @@ class Transport:
         self._host = place.netloc.rpartition("@")[2]
         self._tls = _tls_context(ca_file or environment["verify"]) if place.scheme == "https" else None
         self.proxy = select_proxy(base_url, environment["proxies"])
+        self._proxy_tls: ssl.SSLContext | None = None
         # The part of a URL that is not sent: nothing to a proxy that forwards, else scheme and host.
         self._origin = "" if self.proxy and not self._tls else f"{place.scheme}://{place.netloc}"
         self._local = threading.local()
@@ -206,6 +207,8 @@ class Transport:
         try:
             if self.proxy:
                 self.proxy = prepend_scheme_if_needed(self.proxy, "http")  # type: ignore[no-untyped-call]
+                if self.proxy.startswith("https:"):
+                    self._proxy_tls = _bounded(ssl.create_default_context())
             self._pool()
         except (urllib3.exceptions.HTTPError, ValueError):
             what = "the proxy of the environment (http_proxy, https_proxy, all_proxy)" if self.proxy else self._host
@@ -299,17 +302,15 @@ class Transport:
         of the CPU time.
         """
         if not hasattr(self._local, "pool"):
-            manager = urllib3.PoolManager(ssl_context=self._tls)
+            manager: urllib3.PoolManager
             if self.proxy:
                 user, password = get_auth_from_url(self.proxy)
                 headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
-                # TLS within TLS, where the proxy speaks it, is bounded in time by the same kind of socket.
-                outer = ssl.create_default_context() if self.proxy.startswith("https:") else None
-                if outer:
-                    outer.sslsocket_class = _TlsSocket
                 manager = urllib3.ProxyManager(
-                    self.proxy, proxy_headers=headers, ssl_context=self._tls, proxy_ssl_context=outer
+                    self.proxy, proxy_headers=headers, ssl_context=self._tls, proxy_ssl_context=self._proxy_tls
                 )
+            else:
+                manager = urllib3.PoolManager(ssl_context=self._tls)
             manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
             self._local.pool = manager.connection_from_url(self._base_url)
             self._pools.add(self._local.pool)
@@ -382,5 +383,9 @@ def _tls_context(named: object) -> ssl.SSLContext:
         raise SettingsError(
             f"the CA bundle {bundle}, named by the environment, cannot be read: {error.strerror}"
         ) from None
+    return _bounded(context)
+
+
+def _bounded(context: ssl.SSLContext) -> ssl.SSLContext:
     context.sslsocket_class = _TlsSocket
     return context
