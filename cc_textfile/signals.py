@@ -4,7 +4,6 @@ Whatever the work hangs in, it cannot delay the end. Nothing is raised from a ha
 at the wrong moment, and the signal is lost.
 """
 
-import _thread
 import os
 import signal
 import sys
@@ -53,8 +52,7 @@ class Signals:
             self._start()
 
         try:
-            # Not by `Thread.start`: that waits, without an end, for a thread that may have no memory to begin.
-            _thread.start_new_thread(work, ())
+            threading.Thread(target=work, daemon=True).start()
         except RuntimeError:
             sys.exit(f"cc-textfile: {NO_THREAD}")
         while not outcome.done():
