@@ -15,6 +15,7 @@ from cc_textfile.demo.portal import response
 from cc_textfile.ledger import Ledger
 from cc_textfile.portal.client import DECODERS
 from cc_textfile.portal.responses import Method, Request, Response
+from cc_textfile.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,14 +52,8 @@ class Portal:
 def poll(path: Path, channels: int, now: datetime, portal: Portal) -> tuple[float, int]:
     """Poll once, and return what the ledger took of it: CPU seconds, and bytes read."""
     cpu, read = time.process_time(), _bytes_read()
-    with Ledger(
-        path,
-        channels=[str(100000 + n) for n in range(channels)],
-        methods=tuple(Method),
-        settle=timedelta(minutes=15),
-        day_settle=timedelta(hours=2),
-        catch_up=timedelta(days=7),
-    ) as ledger:
+    names = tuple(str(100000 + n) for n in range(channels))
+    with Ledger(path, Settings(user="demo", password="", account="demo", channels=names)) as ledger:
         wanted = ledger.plan(now)
         planned = time.process_time() - cpu
         responses: Mapping[Request, Response] = {request: portal(request, now) for request in wanted}

@@ -99,16 +99,7 @@ def run(settings: Settings, redactor: Redactor, history: History) -> str:
 def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime, close: Close = no_stray) -> str:
     """Do what `run` does, at the time `now` and with the responses that `fetch` returns."""
     assert settings.ledger  # noqa: S101 # the command requires it
-    with Past(
-        settings.ledger,
-        channels=settings.channels,
-        methods=settings.methods,
-        first=history.first,
-        step=history.step,
-        settle=timedelta(seconds=settings.settle),
-        day_settle=timedelta(seconds=settings.day_settle),
-        now=now,
-    ) as past:
+    with Past(settings.ledger, settings, history.first, history.step, now) as past:
         _check(history, past)
         again = history.output is not None and os.path.lexists(history.output)
         with _Progress(past) as progress:

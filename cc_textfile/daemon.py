@@ -79,16 +79,9 @@ class Poller:
         settings = self.settings
         if not settings.ledger:
             return None, []
-        ledger = Ledger(
-            settings.ledger,
-            channels=settings.channels,
-            methods=settings.methods,
-            settle=timedelta(seconds=settings.settle),
-            day_settle=timedelta(seconds=settings.day_settle),
-            catch_up=timedelta(seconds=settings.catch_up),
-        )
         try:
-            return stack.enter_context(ledger), ledger.plan(now)
+            ledger = stack.enter_context(Ledger(settings.ledger, settings))
+            return ledger, ledger.plan(now)
         except LedgerError as error:
             log.error("%s", error)  # noqa: TRY400 # the message is complete; a traceback is for bugs
             return None, []

@@ -45,14 +45,7 @@ def polls(
         transport = Transport(portal.url)
         client = PortalClient(transport, settings, Redactor())
         for clock in times:
-            with Ledger(
-                folder / f"{account}.ledger",
-                channels=settings.channels,
-                methods=settings.methods,
-                settle=timedelta(seconds=settings.settle),
-                day_settle=timedelta(seconds=settings.day_settle),
-                catch_up=timedelta(seconds=settings.catch_up),
-            ) as ledger:
+            with Ledger(folder / f"{account}.ledger", settings) as ledger:
                 responses, failures = _fetch(client, ledger.plan(clock))
                 totals = ledger.record(responses, clock)
             yield clock, registry(Results(settings, Snapshot(responses, failures, clock, 1.5), None, totals))[0]

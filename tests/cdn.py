@@ -25,6 +25,7 @@ from cc_textfile.portal.responses import (
     StatusCode,
 )
 from cc_textfile.portal.window import PORTAL_ZONE, midnight
+from cc_textfile.settings import Settings
 
 STEP = timedelta(minutes=5)
 CODES = ("200", "404", "503")
@@ -133,9 +134,17 @@ def ledger(
     path: Path, channels: Iterable[str] = ("1001",), methods: Iterable[Method] = Method, catch_up: timedelta = CATCH_UP
 ) -> Ledger:
     """Return a ledger with the default delays."""
-    return Ledger(
-        path, channels=tuple(channels), methods=methods, settle=SETTLE, day_settle=DAY_SETTLE, catch_up=catch_up
+    settings = Settings(
+        user="me",
+        password="",
+        account="me",
+        channels=tuple(channels),
+        methods=tuple(methods),
+        settle=SETTLE.total_seconds(),
+        day_settle=DAY_SETTLE.total_seconds(),
+        catch_up=catch_up.total_seconds(),
     )
+    return Ledger(path, settings)
 
 
 def poll(

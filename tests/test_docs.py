@@ -352,14 +352,7 @@ def exported(folder: Path, times: Iterable[datetime]) -> Iterator[tuple[datetime
         transport = Transport(portal.url)
         client = PortalClient(transport, settings, Redactor())
         for clock in times:
-            with Ledger(
-                folder / "ledger.sqlite",
-                channels=settings.channels,
-                methods=settings.methods,
-                settle=timedelta(seconds=settings.settle),
-                day_settle=timedelta(seconds=settings.day_settle),
-                catch_up=timedelta(seconds=settings.catch_up),
-            ) as ledger:
+            with Ledger(folder / "ledger.sqlite", settings) as ledger:
                 end = monotonic() + PATIENCE
                 responses = {request: client.fetch(request, end) for request in ledger.plan(clock)}
                 totals = ledger.record(responses, clock)

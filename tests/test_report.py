@@ -18,10 +18,12 @@ from cc_textfile.ledger import Day, Ledger, days
 from cc_textfile.portal.client import DECODERS
 from cc_textfile.portal.responses import Method, Request
 from cc_textfile.portal.window import DAY, Window, midnight
+from cc_textfile.settings import Settings
 from tests.conftest import command, environment, run
 
 NOW = datetime.now(UTC)
 YESTERDAY = Window.day(NOW - DAY)
+SETTINGS = Settings(user="me", password="", account="me", channels=CHANNELS, settle=0.0, day_settle=0.0)
 
 
 def answered(request: Request) -> dict[str, object]:
@@ -44,14 +46,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a ledger that has counted all of yesterday, and a part of today."""
     path = tmp_path_factory.mktemp("report") / "ledger.sqlite"
     for now in (YESTERDAY.start, YESTERDAY.end, NOW, NOW):
-        with Ledger(
-            path,
-            channels=CHANNELS,
-            methods=tuple(Method),
-            settle=timedelta(0),
-            day_settle=timedelta(0),
-            catch_up=timedelta(days=7),
-        ) as opened:
+        with Ledger(path, SETTINGS) as opened:
             wanted = opened.plan(now)
             opened.record({r: DECODERS[r.method](200, json.dumps(answered(r)).encode()) for r in wanted}, now)
     return path
@@ -155,8 +150,7 @@ def test_a_poll_under_way_is_not_disturbed(tmp_path: Path, ledger: Path) -> None
     """The ledger is read while a poll has it locked, and the poll records as if nobody had read."""
     copy = tmp_path / "ledger.sqlite"
     copy.write_bytes(ledger.read_bytes())
-    options = {"settle": timedelta(0), "day_settle": timedelta(0), "catch_up": timedelta(days=7)}
-    with Ledger(copy, channels=CHANNELS, methods=tuple(Method), **options) as opened:
+    with Ledger(copy, SETTINGS) as opened:
         wanted = opened.plan(NOW + timedelta(minutes=10))
         assert run("report", "--ledger", str(copy), env=environment()).returncode == 0
         later = NOW + timedelta(minutes=10)

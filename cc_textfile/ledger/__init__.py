@@ -21,9 +21,9 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -52,6 +52,7 @@ from cc_textfile.ledger.values import (
     window_of,
 )
 from cc_textfile.portal.responses import HttpCode, Isp, Method, Region, Request, Response
+from cc_textfile.settings import Settings
 
 if TYPE_CHECKING:
     import sqlite3
@@ -66,24 +67,17 @@ log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """The ledger in one poll, a context manager: `plan`, then `record`. Closed without `record` it changes nothing."""
+    """The ledger in one poll, a context manager: `plan`, then `record`. Closed without `record` it changes nothing.
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        channels: Sequence[str],
-        methods: Iterable[Method],
-        settle: timedelta,
-        day_settle: timedelta,
-        catch_up: timedelta,
-    ) -> None:
+    Of the settings it needs channels, methods, and the three delays.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
-        self._names = tuple(channels)
-        self._methods = frozenset(methods)
-        self._settle, self._day_settle, self._catch_up = (
-            int(delay.total_seconds()) for delay in (settle, day_settle, catch_up)
-        )
+        self._names = settings.channels
+        self._methods = frozenset(settings.methods)
+        delays = settings.settle, settings.day_settle, settings.catch_up
+        self._settle, self._day_settle, self._catch_up = map(int, delays)
         self._cleanup = ExitStack()
         self._db: sqlite3.Connection
         self._is_new = False

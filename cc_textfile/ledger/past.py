@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from cc_textfile.errors import LedgerError
 from cc_textfile.ledger.file import APPLICATION_ID, create, explained, has_ledger, opened_for_poll
 from cc_textfile.ledger.values import DAY, FIGURES, STEP, as_json, count_of, figures_of, midnight_of, sums_of, window_of
 from cc_textfile.portal.responses import HttpCode, Method, Request, Response
+from cc_textfile.settings import Settings
 
 MARGIN = 3 * 3600
 """Seconds; the history ends longer ago. Prometheus drops live samples that are older than the end of a block."""
@@ -41,30 +42,19 @@ Figures = Mapping[str, int]
 class Past:
     """The past of a new ledger, a context manager that keeps the ledger locked. Its methods raise `LedgerError`.
 
-    `first` is a midnight in UTC+8. `end` is where the history ends and the first poll goes on, in seconds since the
-    epoch; it stays the same for a day after the first start. `output` is the file that an earlier process, which was
-    stopped, may have completed, else "".
+    Of the settings it needs channels, methods, and delays. `first` is a midnight in UTC+8. `end` is where the history
+    ends and the first poll goes on, in seconds since the epoch; it stays the same for a day after the first start.
+    `output` is the file that an earlier process, which was stopped, may have completed, else "".
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        channels: Sequence[str],
-        methods: Iterable[Method],
-        first: datetime,
-        step: timedelta,
-        settle: timedelta,
-        day_settle: timedelta,
-        now: datetime,
-    ) -> None:
-        self.channels = tuple(channels)
-        self.methods = tuple(methods)
+    def __init__(self, path: Path, settings: Settings, first: datetime, step: timedelta, now: datetime) -> None:
+        self.channels = settings.channels
+        self.methods = settings.methods
         self.first = int(first.timestamp())
         self._path = path
-        self._day_settle = day_settle.total_seconds()
+        self._day_settle = settings.day_settle
         self._is_made = not os.path.lexists(path)
-        latest = math.floor((now.timestamp() - max(settle.total_seconds(), MARGIN + 1)) / STEP) * STEP
+        latest = math.floor((now.timestamp() - max(settings.settle, MARGIN + 1)) / STEP) * STEP
         with ExitStack() as stack:
             stack.callback(self._remove_unused)
             stack.enter_context(explained(path))
