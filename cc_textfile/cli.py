@@ -15,10 +15,10 @@ import click
 
 from cc_textfile import __version__
 from cc_textfile.errors import CcTextfileError, SettingsError
-from cc_textfile.logs import Redactor, configure, say
+from cc_textfile.logs import Redactor, complain, configure, say
 from cc_textfile.portal.window import DAY, PORTAL_ZONE, STEP
 from cc_textfile.settings import BY_NAME, Settings, SettingsCommand
-from cc_textfile.signals import SIGNALS, Signals
+from cc_textfile.signals import SIGNALS
 
 FAILED = 1
 BAD_SETTINGS = 2
@@ -44,14 +44,32 @@ def exit_status(advice: Callable[[SettingsError], str] | None = None) -> Iterato
     except SettingsError as error:
         in_journal = "JOURNAL_STREAM" in os.environ
         for fault in error.faults:
-            click.echo(f"{'<3>' if in_journal else ''}cc-textfile: {fault}", err=True)
+            complain(f"{'<3>' if in_journal else ''}cc-textfile: {fault}")
         if not in_journal:  # where nobody asks for help
             help_text = f"`{click.get_current_context().command_path} --help` explains each setting"
-            click.echo(f"cc-textfile: nothing was done; {advice(error) if advice else help_text}", err=True)
+            complain(f"cc-textfile: nothing was done; {advice(error) if advice else help_text}")
         sys.exit(BAD_SETTINGS)
     except CcTextfileError as error:
         log.error("%s", error)  # noqa: TRY400 # the message is complete; a traceback is for bugs
         sys.exit(FAILED)
+
+
+def _begin(load: Callable[[], Settings]) -> tuple[Settings, Redactor]:
+    """Load the settings and begin to log."""
+    settings = load()
+    redactor = Redactor(settings.password)
+    configure(settings.log_level, settings.log_format, redactor)
+    return settings, redactor
+
+
+def _failed(message: str) -> Callable[[str], int]:
+    """Return a function that takes the name of a signal, logs the message with it, and returns the exit status."""
+
+    def on_stop(name: str) -> int:
+        log.error(message, name)
+        return FAILED
+
+    return on_stop
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -91,32 +109,24 @@ def run(load: Callable[[], Settings]) -> None:
       cc-textfile run --channels 1001,1002 --textfile /var/lib/prometheus/node-exporter/chinacache.prom
     """
     with exit_status():
-        sys.exit(_run(load(), load))
+        sys.exit(_run(load))
 
 
-def _run(settings: Settings, load: Callable[[], Settings], *, reloads: bool = True) -> int:
-    redactor = Redactor(settings.password)
-    configure(settings.log_level, settings.log_format, redactor)
+def _run(load: Callable[[], Settings], *, reloads: bool = True) -> int:
+    settings, redactor = _begin(load)
     faulthandler.enable(2)  # systemd's watchdog aborts what hangs, and this tells where
     for note in settings.notes:
         log.warning("%s", note)
     from cc_textfile import daemon, summary  # noqa: PLC0415 # --help and bad settings need no requests
 
-    def work(signals: Signals) -> int:
-        if settings.interval is None:
-            return 0 if daemon.once(settings, redactor, signals, summary.progress_bar()) else FAILED
-        daemon.loop(settings, redactor, signals, reload=load, progress=summary.progress_bar())
-        return 0  # pragma: no cover # a loop ends by a signal
-
-    def stopped(name: str) -> int:
-        if sys.stderr and sys.stderr.isatty():
-            name = SHOW_CURSOR + name
-        if settings.interval is not None:
-            return daemon.stopped_loop(name)
-        log.error("%s before the poll was complete", name)
-        return FAILED
-
-    return SIGNALS.supervise(work, stopped, reloads=reloads)
+    progress = summary.progress_bar()
+    cursor = SHOW_CURSOR if progress else ""
+    if settings.interval is None:
+        SIGNALS.handle(_failed(f"{cursor}%s before the poll was complete"), reloads=reloads)
+        return 0 if daemon.once(settings, redactor, SIGNALS, progress) else FAILED
+    SIGNALS.handle(lambda name: daemon.stopped_loop(cursor + name), reloads=reloads)
+    daemon.loop(settings, redactor, SIGNALS, reload=load, progress=progress)
+    return 0  # pragma: no cover # a loop ends by a signal
 
 
 @main.command(cls=SettingsCommand)
@@ -145,25 +155,16 @@ def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool, se
 
     with exit_status(steps.advice):
         try:
-            settings = load()
+            settings, redactor = _begin(load)
         except SettingsError as error:
             if as_json:
                 steps.show(steps.of_faults(error), as_json=True)
             raise
         if settings_only:
             return
-        redactor = Redactor(settings.password)
-        configure(settings.log_level, settings.log_format, redactor)
-
-        def work(_signals: Signals) -> int:
-            good = steps.show(steps.steps(settings, node_exporter, redactor), as_json=as_json)
-            return 0 if good else FAILED
-
-        def stopped(name: str) -> int:
-            log.error("%s before the check was complete", name)
-            return FAILED
-
-        sys.exit(SIGNALS.supervise(work, stopped))
+        SIGNALS.handle(_failed("%s before the check was complete"))
+        good = steps.show(steps.steps(settings, node_exporter, redactor), as_json=as_json)
+        sys.exit(0 if good else FAILED)
 
 
 @main.command()
@@ -257,30 +258,25 @@ def backfill(
     from cc_textfile import backfill as backfills  # noqa: PLC0415 # `run` does without it
 
     with exit_status():
-        settings = load()
-        redactor = Redactor(settings.password)
-        configure(settings.log_level, settings.log_format, redactor)
+        settings, redactor = _begin(load)
         for note in settings.notes:
             log.warning("%s", note)
         history = backfills.History(
             first=first, job=job, instance=instance, step=step, output=None if str(output) == "-" else output
         )
-
-        def work(_signals: Signals) -> int:
-            next_steps = backfills.run(settings, redactor, history)
-            if history.output:
-                say(next_steps)
-            else:
-                click.echo(next_steps, err=True)
-            return 0
+        on_stop = _failed("%s: what was answered so far is kept, and the same command goes on from there")
 
         def stopped(name: str) -> int:
             if history.temporary:
                 history.temporary.unlink(missing_ok=True)
-            log.error("%s: what was answered so far is kept, and the same command goes on from there", name)
-            return FAILED
+            return on_stop(name)
 
-        sys.exit(SIGNALS.supervise(work, stopped))
+        SIGNALS.handle(stopped)
+        next_steps = backfills.run(settings, redactor, history)
+        if history.output:
+            say(next_steps)
+        else:
+            complain(next_steps)
 
 
 @main.command()
@@ -309,11 +305,10 @@ def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[
 
     with exit_status(), demo_portal.opened(serve, faults) as portal:
         if serve is not None:
-            say(
-                f"portal at {portal.url}, user {demo_portal.USER}, password {demo_portal.PASSWORD}, any channels; "
-                "Ctrl-C ends it"
-            )
-            sys.exit(SIGNALS.supervise(lambda _: portal.stopping.wait() and 0, lambda _: 0))
+            account = f"user {demo_portal.USER}, password {demo_portal.PASSWORD}"
+            say(f"portal at {portal.url}, {account}, any channels; Ctrl-C ends it")
+            SIGNALS.handle(lambda _: 0)
+            sys.exit(not portal.stopping.wait())
         textfile = Path(folder, "cc_textfile.prom").absolute()
         demo_summary.make_folder(textfile.parent)
         # A proxy of the environment does not lead to this portal.
@@ -331,10 +326,10 @@ def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[
         if not textfile.with_name(LEDGER).exists():
             # A ledger that begins a day ago: the next poll catches up, and there is something to count.
             before = replace(once, settle=DAY.total_seconds())
-            _run(before, lambda: before, reloads=False)
-        status = _run(once, lambda: once, reloads=False)
+            _run(lambda: before, reloads=False)
+        status = _run(lambda: once, reloads=False)
         say(f"\n{demo_summary.table(textfile)}\n\n{demo_summary.look_further(textfile)}")
         if interval:
             again = replace(once, interval=interval)
-            status = _run(again, lambda: again, reloads=False)
+            status = _run(lambda: again, reloads=False)
         sys.exit(status)

@@ -103,24 +103,26 @@ class _Handler(logging.Handler):
         self._writer = threading.Thread()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if sys.stderr is None or self._writer.is_alive():  # closed, or full: an earlier line still waits
+        if self._writer.is_alive():  # an earlier line still waits
             return
-        data = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        line = self.format(record)
         if sys.is_finalizing():  # pragma: no cover # no thread starts any more, nor is coverage recorded
-            _write(data)
+            complain(line)
             return
         # A full pipe or a stopped terminal blocks its writer for ever, even where a part of the line fits.
-        self._writer = threading.Thread(target=_write, args=(data,), daemon=True)
+        self._writer = threading.Thread(target=complain, args=(line,), daemon=True)
         try:
             self._writer.start()
             self._writer.join(WRITE_SECONDS)
         except RuntimeError:  # the host gives no thread, which the line may be about
-            _write(data)
+            complain(line)
 
 
-def _write(data: bytes) -> None:
-    with suppress(OSError):  # on a full disk, say; there is no other place to tell of it
-        os.write(2, data)
+def complain(text: str) -> None:
+    """Write text on standard error, unless that is closed or cannot be written: no other place could tell of it."""
+    if sys.stderr is not None:
+        with suppress(OSError):  # Python's own streams would try again at the end, and make that the exit status
+            os.write(2, f"{text}\n".encode(errors="backslashreplace"))
 
 
 class _Text(logging.Formatter):

@@ -64,16 +64,10 @@ class Signals:
                 self._stop(signal.Signals(number).name)
         outcome.result()
 
-    def supervise(
-        self, work: Callable[["Signals"], int], on_stop: Callable[[str], int], *, reloads: bool = False
-    ) -> int:
-        """Return what `work` returns. From now on SIGTERM and SIGINT end the process with `on_stop`'s status.
-
-        SIGHUP does so, too, unless `reloads`.
-        """
+    def handle(self, on_stop: Callable[[str], int], *, reloads: bool = False) -> None:
+        """End the process with `on_stop`'s status at SIGTERM and SIGINT from now on, and at SIGHUP unless `reloads`."""
         self._on_stop, self._reloads = on_stop, reloads
         self._start()
-        return work(self)
 
     def _start(self) -> None:
         self._started.set()
