@@ -18,7 +18,11 @@ from typing import ClassVar
 
 
 class CcTextfileError(Exception):
-    """Base of all errors that the program names and handles."""
+    """Base of all errors that the program names and handles; `remedy` is what to do, where `fault` does not say it."""
+
+    def __init__(self, fault: str, remedy: str = "") -> None:
+        super().__init__(f"{fault} ({remedy})" if remedy else fault)
+        self.fault, self.remedy = fault, remedy
 
 
 class SettingsError(CcTextfileError):
@@ -32,15 +36,17 @@ class SettingsError(CcTextfileError):
 class RequestError(CcTextfileError):
     """A request that brought no numbers; `reason` is its label in `cc_textfile_poll_failures`.
 
-    `transient` is true where another try may help, `retry_after` seconds from now at the earliest.
+    `transient` is true where another try may help, `retry_after` seconds from now at the earliest. `foreign` is the
+    portal's own text, in which it may repeat a secret.
     """
 
     reason: ClassVar[str]
     transient = False
     retry_after = 0.0
 
-    def __init__(self, message: str, *, channel: str = "", method: str = "") -> None:
+    def __init__(self, message: str, *, foreign: str = "", channel: str = "", method: str = "") -> None:
         super().__init__(message)
+        self.foreign = foreign
         self.channel = channel
         self.method = method
 
@@ -49,10 +55,7 @@ class Unreachable(RequestError):
     """No usable connection."""
 
     reason = "unreachable"
-
-    def __init__(self, message: str, *, transient: bool = True) -> None:
-        super().__init__(message)
-        self.transient = transient
+    transient = True
 
 
 class BadStatus(RequestError):
@@ -66,13 +69,9 @@ class BadStatus(RequestError):
 
 
 class Refused(RequestError):
-    """The portal understood the request and refused it; `foreign` is its own text, in which it may repeat a secret."""
+    """The portal understood the request and refused it."""
 
     reason = "refused"
-
-    def __init__(self, message: str, *, foreign: str = "", channel: str = "", method: str = "") -> None:
-        super().__init__(message, channel=channel, method=method)
-        self.foreign = foreign
 
 
 class Malformed(RequestError):

@@ -19,30 +19,23 @@ class Workers:
     """
 
     def __init__(self, work: Callable[[], None], threads: int = 1) -> None:
-        self._work = work
-        self._ended = threading.Semaphore(0)
-        self._running = 0
+        self._threads: list[threading.Thread] = []
         for _ in range(threads):
+            thread = threading.Thread(target=work, daemon=True)
             try:
-                threading.Thread(target=self._run, daemon=True).start()
+                thread.start()
             except RuntimeError:
                 break
-            self._running += 1
-        if not self._running:
+            self._threads.append(thread)
+        if not self._threads:
             raise CcTextfileError(NO_THREAD)
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        finally:
-            self._ended.release()
 
     def wait(self, seconds: float) -> bool:
         """Wait for all threads, at most so many seconds, and return whether all have ended."""
         end = monotonic() + seconds
-        while self._running and self._ended.acquire(timeout=max(end - monotonic(), 0)):
-            self._running -= 1
-        return not self._running
+        for thread in self._threads:
+            thread.join(max(end - monotonic(), 0))
+        return not any(thread.is_alive() for thread in self._threads)
 
 
 def within(seconds: float, act: Callable[[], T]) -> T:

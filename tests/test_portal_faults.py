@@ -246,8 +246,8 @@ LOOK_UPS_HANG = """
 import socket, sys, threading
 real = socket.getaddrinfo
 def hang(name, *args, **kwargs):
-    if name.endswith(".invalid"):
-        print("looking up", name, file=sys.stderr, flush=True)
+    if name.endswith(b".invalid"):
+        print("looking up", name.decode(), file=sys.stderr, flush=True)
         threading.Event().wait()
     return real(name, *args, **kwargs)
 socket.getaddrinfo = hang

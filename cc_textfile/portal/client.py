@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from time import monotonic, sleep
@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote
 
 from cc_textfile import __version__
-from cc_textfile.errors import BadStatus, Refused, RequestError, RequestTimeout
+from cc_textfile.errors import BadStatus, RequestError, RequestTimeout
 from cc_textfile.logs import Redactor
 from cc_textfile.portal.responses import (
     Method,
@@ -28,6 +28,7 @@ from cc_textfile.portal.responses import (
     decode_region,
 )
 from cc_textfile.portal.transport import Reply, Transport
+from cc_textfile.portal.window import DAY
 from cc_textfile.settings import Settings
 
 MAX_RETRIES = 2
@@ -35,9 +36,6 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 BACKOFF = 0.1
 """Seconds before the first retry, twice that before the second. Up to as much again is added by chance, so that
 requests that failed together do not come back together."""
-
-MIN_TIMEOUT = 0.001
-"""Seconds; a request that begins at the deadline still needs a timeout above 0."""
 
 DEADLINE_PASSED = "no response by the deadline of the poll (--deadline)"
 
@@ -49,7 +47,15 @@ DECODERS: Final[Mapping[Method, Callable[[int, bytes], Response]]] = {
     Method.REGION: decode_region,
     Method.HTTP_CODE: decode_http_code,
 }
-STATISTICS: Final = {Method.HIT_RATE: "getHitRate", Method.ISP: "getIsp", Method.REGION: "getRegion"}
+PATHS: Final = {
+    Method.HIT_RATE: "/api/public/statistics/getHitRate.do",
+    Method.ISP: "/api/public/statistics/getIsp.do",
+    Method.REGION: "/api/public/statistics/getRegion.do",
+    Method.HTTP_CODE: "/rest-api/public/statistics/http_code",
+}
+# The names of user, password, channel, start and end in a query, and the form of its times.
+STATISTICS: Final = ("userName", "apiPasswd", "channelIds", "startTime", "endTime", "%Y%m%d%H%M")
+REST: Final = ("api_user", "api_key", "channel_id", "start_time", "end_time", "%Y%m%d")
 
 
 class PortalClient:
@@ -79,36 +85,21 @@ class PortalClient:
         try:
             return self._try(self._url(request), decode_reply, deadline)
         except RequestError as error:
-            if isinstance(error, Refused) and error.foreign:
+            if error.foreign:
                 error.args = (f"{error} {self._redactor.quote(error.foreign)}",)
             error.channel, error.method = request.channel, request.method
             raise
 
     def _url(self, request: Request) -> str:
         settings = self._settings
+        start, end = request.window
+        *names, form = STATISTICS
         if request.method is Method.HTTP_CODE:
-            path = "/rest-api/public/statistics/http_code"
-            first, last = request.window.start, request.window.end - timedelta(days=1)  # both are included
-            query = {
-                "api_user": settings.user,
-                "api_key": settings.password,
-                "start_time": f"{first:%Y%m%d}",
-                "end_time": f"{last:%Y%m%d}",
-                "channel_id": request.channel,
-            }
-        else:
-            path = f"/api/public/statistics/{STATISTICS[request.method]}.do"
-            start, end = request.window
-            query = {
-                "userName": settings.user,
-                "apiPasswd": settings.password,
-                "channelIds": request.channel,
-                "startTime": f"{start:%Y%m%d%H%M}",
-                "endTime": f"{end:%Y%m%d%H%M}",
-            }
-        query["timeZone"] = "GMT+8"
-        parameters = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
-        return f"{settings.portal_url}{path}?{parameters}"
+            *names, form = REST
+            end -= DAY  # the last day is included
+        values = (settings.user, settings.password, request.channel, f"{start:{form}}", f"{end:{form}}")
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in zip(names, values, strict=True))
+        return f"{settings.portal_url}{PATHS[request.method]}?{query}&timeZone=GMT%2B8"
 
     def _try(self, url: str, decode: Callable[[Reply], Response], deadline: float) -> Response:
         """Make as many tries as retries and deadline allow.
@@ -119,14 +110,12 @@ class PortalClient:
         attempt = 0
         while True:
             left = deadline - monotonic()
-            timeout = max(min(self._settings.timeout, left), MIN_TIMEOUT)
+            timeout = min(self._settings.timeout, left)
             try:
                 return self._transport.exchange("GET", url, decode, timeout=timeout, headers=HEADERS)
-            except RequestTimeout:
-                if left < self._settings.timeout:
-                    raise RequestTimeout(DEADLINE_PASSED) from None
-                raise
             except RequestError as error:
+                if isinstance(error, RequestTimeout) and left < self._settings.timeout:
+                    raise RequestTimeout(DEADLINE_PASSED) from None
                 backoff = BACKOFF * 2**attempt * (1 + random.random())  # noqa: S311 # spreads load, hides nothing
                 wait = max(error.retry_after, backoff)
                 if not error.transient or attempt == MAX_RETRIES or monotonic() + wait >= deadline:
@@ -146,7 +135,7 @@ def _date(value: str) -> datetime | None:
 
 def _retry_after(value: str) -> float:
     """Return the seconds that the portal asks to wait; 0 where it does not ask, or cannot be understood."""
-    if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+    if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     date = _date(value)
-    return max((date - datetime.now(UTC)).total_seconds(), 0.0) if date else 0.0
+    return (date - datetime.now(UTC)).total_seconds() if date else 0.0

@@ -14,13 +14,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cc_textfile.errors import BadStatus, Malformed, Refused
 from cc_textfile.portal.window import Window
 
 HTTP_OK = 200
-REDIRECTS = range(300, 400)
+HINTS = dict.fromkeys(range(300, 400), "a redirect, which is not followed: the query holds the password") | {
+    401: "unauthorised: check user and password",
+    403: "forbidden: check user, password and whether the portal admits the address of this host",
+    407: "the proxy wants a user and a password: see https_proxy",
+    429: "too many requests: lower --concurrency or poll less often",
+}
+"""What to do about an HTTP status."""
 
 
 class Method(StrEnum):
@@ -100,6 +106,7 @@ class HttpCode(Response):
 
 
 Json = Mapping[str, object]
+Row = TypeVar("Row", Share, StatusCode)
 
 # Integers become floats at once: Python refuses to read an integer of more than 4,300 digits.
 _JSON = json.JSONDecoder(parse_int=float)
@@ -107,7 +114,7 @@ _JSON = json.JSONDecoder(parse_int=float)
 
 def decode_hit_rate(status: int, body: bytes) -> HitRate:
     """Decode a response of getHitRate."""
-    fields = _statistics(status, body)
+    fields = _good_object(status, body, "code", good=1.0)
     hits, misses = _number(fields.get("Hit")), _number(fields.get("Miss"))
     _require(fields, hits is not None or misses is not None, "Hit", "Miss")
     return HitRate(hits=hits, misses=misses)
@@ -115,7 +122,7 @@ def decode_hit_rate(status: int, body: bytes) -> HitRate:
 
 def decode_isp(status: int, body: bytes) -> Isp:
     """Decode a response of getIsp."""
-    fields = _statistics(status, body)
+    fields = _good_object(status, body, "code", good=1.0)
     total = _number(fields.get("totalFlux"))
     isps, dropped = _shares(fields, "isps", "isp")
     _require(fields, total is not None or isps, "totalFlux")
@@ -124,7 +131,7 @@ def decode_isp(status: int, body: bytes) -> Isp:
 
 def decode_region(status: int, body: bytes) -> Region:
     """Decode a response of getRegion."""
-    fields = _statistics(status, body)
+    fields = _good_object(status, body, "code", good=1.0)
     total = _number(fields.get("totalFlux"))
     provinces, dropped_provinces = _shares(fields, "provinces", "provinceName")
     countries, dropped_countries = _shares(fields, "states", "stateOrRegionName")
@@ -139,56 +146,39 @@ def decode_region(status: int, body: bytes) -> Region:
 
 def decode_http_code(status: int, body: bytes) -> HttpCode:
     """Decode a response of the REST method."""
-    fields = _good_object(status, body, "success", lambda success: success is True)
+    fields = _good_object(status, body, "success", good=True)
     if not isinstance(fields.get("data", []), list | None):
         raise Malformed("`data` is not a list")
-    codes = []
-    dropped = 0
-    unnamed = 0
-    for row in _rows(fields, "data"):
-        code = _name(row.get("http_code"))
-        requests = _number(row.get("request_count"))
+
+    def read(row: Json) -> StatusCode:
         percent, flux_percent = _percent(row.get("request_percent")), _percent(row.get("flux_percent"))
-        dropped += code is None or (requests is None and percent is None and flux_percent is None)
-        unnamed += code is None
-        if code is not None:
-            codes.append(StatusCode(code, requests, percent, flux_percent))
-    return HttpCode(codes=tuple(codes), unnamed_rows=unnamed, dropped_rows=dropped)
+        return StatusCode(_name(row.get("http_code")), _number(row.get("request_count")), percent, flux_percent)
+
+    codes, dropped, unnamed = _rows(fields, "data", read)
+    return HttpCode(codes=codes, dropped_rows=dropped, unnamed_rows=unnamed)
 
 
-def _statistics(status: int, body: bytes) -> Json:
-    # In Python `true == 1`; on the wire it is not.
-    return _good_object(status, body, "code", lambda code: code == 1 and not isinstance(code, bool))
-
-
-def _good_object(status: int, body: bytes, verdict: str, is_good: Callable[[object], bool]) -> Json:
+def _good_object(status: int, body: bytes, verdict: str, *, good: object) -> Json:
     """Return the object of a good response: status 200, JSON, and a verdict (`code` or `success`) that is good."""
     try:
         # Not by the codec utf-8-sig: that is a file, which cannot be opened when connections have all descriptors.
         fields = _JSON.decode(body.removeprefix(codecs.BOM_UTF8).decode())
     except (ValueError, RecursionError) as error:
-        if status != HTTP_OK:
-            raise _bad_status(status) from None
-        raise Malformed(_not_json(body, error)) from None
+        if status == HTTP_OK:
+            raise Malformed(_not_json(body, error)) from None
+        fields = None
     # The portal's own verdict outranks the HTTP status. JSON without one, under another status than 200, is from a
     # server in between.
-    if isinstance(fields, dict) and (verdict in fields or status == HTTP_OK) and not is_good(fields.get(verdict)):
-        raise _refusal(fields, verdict)
+    if isinstance(fields, dict) and (verdict in fields or status == HTTP_OK):
+        value = fields.get(verdict)
+        if type(value) is not type(good) or value != good:  # in Python `true == 1`; on the wire it is not
+            raise _refusal(fields, verdict)
     if status != HTTP_OK:
-        raise _bad_status(status)
+        hint = f" ({HINTS[status]})" if status in HINTS else ""
+        raise BadStatus(f"HTTP status {status}{hint}", status)
     if not isinstance(fields, dict):
         raise Malformed("the response is JSON, but not an object")
     return fields
-
-
-def _bad_status(status: int) -> BadStatus:
-    hint = {
-        401: "unauthorised: check user and password",
-        403: "forbidden: check user, password and whether the portal admits the address of this host",
-        407: "the proxy wants a user and a password: see https_proxy",
-        429: "too many requests: lower --concurrency or poll less often",
-    }.get(status, "a redirect, which is not followed: the query holds the password" if status in REDIRECTS else "")
-    return BadStatus(f"HTTP status {status}" + (f" ({hint})" if hint else ""), status)
 
 
 def _not_json(body: bytes, error: Exception) -> str:
@@ -206,54 +196,52 @@ def _refusal(fields: Json, verdict: str) -> Refused:
         return Refused(f"the portal refused: no `{verdict}` in its response")
     value = fields[verdict]
     # What is nested as deep as Python can read it is too deep for it to write.
-    written = "nested" if isinstance(value, list | dict) else json.dumps(value)
-    shown = f"{value:g}" if isinstance(value, float) else written
+    shown = "nested" if isinstance(value, list | dict) else json.dumps(value).removesuffix(".0")
     texts = [text for key in ("msg", "message") if isinstance(text := fields.get(key), str) and text]
     return Refused(f"the portal refused: `{verdict}` is", foreign=": ".join([shown, *texts]))
 
 
 def _require(fields: Json, found: object, *keys: str) -> None:
     if not found:
-        word = "missing" if not any(key in fields for key in keys) else "not a count"
+        word = "missing" if fields.keys().isdisjoint(keys) else "not a count"
         raise Malformed(f"{' and '.join(f'`{key}`' for key in keys)}: {word}")
 
 
-def _rows(fields: Json, key: str) -> list[Json]:
-    """Return the rows of a breakdown; one that is empty or absent is good and has no rows.
-
-    What is not an object has no fields, and so becomes a dropped row; likewise a breakdown that is not a list.
-    """
-    rows = fields.get(key)
-    if rows is None:
-        return []
-    return [row if isinstance(row, dict) else {} for row in (rows if isinstance(rows, list) else [None])]
-
-
 def _shares(fields: Json, key: str, name_key: str) -> tuple[tuple[Share, ...], int]:
-    """Return the rows of a breakdown, and how many of them are dropped.
+    """Return the rows of a breakdown, and how many of them are dropped."""
 
-    A row with a name stays even if no number of it can be read: another row of the same label must not pass for the
-    whole.
+    def read(row: Json) -> Share:
+        flux_ratio, hits, hit_ratio = row.get("fluxRatio"), row.get("hitCount"), row.get("hitRatio")
+        return Share(_name(row.get(name_key)), _number(flux_ratio), _number(hits), _number(hit_ratio))
+
+    shares, dropped, _ = _rows(fields, key, read)
+    return shares, dropped
+
+
+def _rows(fields: Json, key: str, read: Callable[[Json], Row]) -> tuple[tuple[Row, ...], int, int]:
+    """Return the rows of a breakdown that have a name, how many rows are dropped, and how many of those have no name.
+
+    A breakdown that is empty or absent is good and has no rows. What is not an object has no fields, and so becomes a
+    dropped row; likewise a breakdown that is not a list. A row with a name stays even if no number of it can be read:
+    another row of the same label must not pass for the whole.
     """
-    shares = []
-    dropped = 0
-    for row in _rows(fields, key):
-        name = _name(row.get(name_key))
-        numbers = _number(row.get("fluxRatio")), _number(row.get("hitCount")), _number(row.get("hitRatio"))
-        dropped += name is None or numbers == (None, None, None)
-        if name is not None:
-            shares.append(Share(name, *numbers))
-    return tuple(shares), dropped
+    found = fields.get(key)
+    if not isinstance(found, list):
+        found = [] if found is None else [None]
+    rows = [read(row if isinstance(row, dict) else {}) for row in found]
+    named = tuple(row for row in rows if row[0])
+    dropped = sum(not row[0] or row[1:] == (None, None, None) for row in rows)
+    return named, dropped, len(rows) - len(named)
 
 
-def _name(value: object) -> str | None:
-    """Return a name that can be the value of a label: text that is not blank and has a UTF-8 form."""
+def _name(value: object) -> str:
+    """Return a name that can be the value of a label: text that is not blank and has a UTF-8 form; "" for any other."""
     if not isinstance(value, str) or not value.strip():
-        return None
+        return ""
     try:
         value.encode()
     except UnicodeEncodeError:
-        return None
+        return ""
     # The same few names are in every response; each is kept in memory once.
     return sys.intern(value)
 

@@ -15,7 +15,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -26,15 +27,8 @@ import requests
 import urllib3
 from requests.utils import get_auth_from_url, prepend_scheme_if_needed, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.util import wait_for_read
 
-from cc_textfile.errors import (
-    Malformed,
-    RequestError,
-    RequestTimeout,
-    SettingsError,
-    Unreachable,
-)
+from cc_textfile.errors import Malformed, RequestError, RequestTimeout, SettingsError, Unreachable
 
 MAX_BODY_BYTES = 256 * 1024
 """The longest body that is read, unpacked: about five times the portal's longest, a row for every country."""
@@ -63,57 +57,51 @@ T = TypeVar("T")
 
 
 class _Exchange(threading.local):
-    """What the exchange of this thread may still use up: time, and bytes to receive."""
+    """What the exchange of this thread may still use up: time until `end` (on the monotonic clock), and bytes."""
 
-    end = 0.0
-    limit = 0
-    bytes_left = 0
-
-    def begin(self, seconds: float, limit: int) -> None:
-        self.end, self.limit, self.bytes_left = monotonic() + seconds, limit, limit + MAX_HEAD_BYTES
-
-    def seconds_left(self) -> float:
-        left = self.end - monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
+    end: float
+    bytes_left: int
 
     def received(self, count: int) -> None:
         self.bytes_left -= count
         if self.bytes_left < 0:
-            raise _TooLongError(self.limit)
+            raise _TooLongError
 
 
 _exchange = _Exchange()
 
 
-class _TooLongError(OSError):
-    """More bytes than a response may have, whatever its headers say of its length; its argument is the limit."""
+class _TooLongError(Exception):
+    """More bytes than a response may have, whatever its headers say of its length."""
 
 
 class _Socket(socket.socket):
     """A socket on which every wait ends when its thread's exchange must end."""
 
-    def settimeout(self, value: float | None, /) -> None:
-        left = _exchange.seconds_left()
-        super().settimeout(left if value is None else min(value, left))
+    def settimeout(self, _value: float | None, /) -> None:
+        left = _exchange.end - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        super().settimeout(left)
 
     def recv(self, *args: Any) -> bytes:
-        super().settimeout(_exchange.seconds_left())
+        self.settimeout(None)
         data = super().recv(*args)
         _exchange.received(len(data))
         return data
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        super().settimeout(_exchange.seconds_left())
+        self.settimeout(None)
         count = super().recv_into(*args, **kwargs)
         _exchange.received(count)
         return count
 
-    def surplus(self) -> bytes:
-        """Return what has come, but was not requested."""
-        super().settimeout(0)
-        return super().recv(1024).strip()
+    def has_more(self, seconds: float) -> bool:
+        """Tell whether there is more to read than what was requested; wait for it so long."""
+        with suppress(OSError):
+            super().settimeout(seconds)
+            return bool(super().recv(1024).strip())
+        return False
 
 
 class _TlsSocket(_Socket, ssl.SSLSocket):
@@ -134,45 +122,26 @@ class _Connection(HTTPConnection):
     response_class = _HttpResponse
 
     def _new_conn(self) -> socket.socket:
-        """Connect to the first address that accepts; one that is silent leaves the others their share of the time."""
-        try:
-            addresses = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
-        except UnicodeError:
-            raise socket.gaierror(socket.EAI_NONAME, "it is not a valid name") from None
-        error = OSError("no address")
-        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-            sock = _Socket(family, kind, protocol)
+        """Connect to the first address that accepts."""
+        # As bytes: the codec that text goes through has an error of its own for a name that cannot be one.
+        addresses = socket.getaddrinfo(self._dns_host.encode(), self.port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in addresses:
             try:
-                sock.settimeout(_exchange.seconds_left() / (len(addresses) - tried))
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.connect(address)
-                sock.settimeout(_exchange.seconds_left())
-            except OSError as failure:
+                with ExitStack() as on_failure:
+                    sock = on_failure.enter_context(_Socket(family, kind, protocol))
+                    sock.settimeout(None)
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    sock.connect(address)
+                    sock.settimeout(None)
+                    on_failure.pop_all()
+                    return sock
+            except OSError as failure:  # of the socket itself, too, where a host is without IPv6
                 error = failure
-                sock.close()
-            else:
-                return sock
         raise error
-
-    def has_more(self, seconds: float) -> bool:
-        """Tell whether there is more to read than what was requested; wait for it so long."""
-        if isinstance(self.sock, _Socket):  # not TLS within TLS, to an https proxy
-            wait_for_read(self.sock, seconds)
-            with suppress(OSError):
-                return bool(self.sock.surplus())
-        return False
 
 
 class _TlsConnection(_Connection, HTTPSConnection):
     pass
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
 
 
 class Reply(NamedTuple):
@@ -194,21 +163,29 @@ class Transport:
     def __init__(self, base_url: str, *, ca_file: Path | None = None) -> None:
         place = urlsplit(base_url)
         environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
+        named = ca_file or environment["verify"]
+        bundle = Path(named if isinstance(named, str | Path) else certifi.where())
+        tls = _tls_context(bundle) if place.scheme == "https" else None
         self._base_url = base_url
         self._host = place.netloc.rpartition("@")[2]
-        self._tls = _tls_context(ca_file or environment["verify"]) if place.scheme == "https" else None
+        self._manager: Callable[[], urllib3.PoolManager] = partial(urllib3.PoolManager, ssl_context=tls)
         self.proxy = select_proxy(base_url, environment["proxies"])
-        self._proxy_tls: ssl.SSLContext | None = None
         # The part of a URL that is not sent: nothing to a proxy that forwards, else scheme and host.
-        self._origin = "" if self.proxy and not self._tls else f"{place.scheme}://{place.netloc}"
-        self._local = threading.local()
-        self._pools: set[Any] = set()
+        self._origin = "" if self.proxy and not tls else f"{place.scheme}://{place.netloc}"
+        self._pools: dict[int, Any] = {}  # by thread
         self._strayed = False
         try:
             if self.proxy:
                 self.proxy = prepend_scheme_if_needed(self.proxy, "http")  # type: ignore[no-untyped-call]
-                if self.proxy.startswith("https:"):
-                    self._proxy_tls = _bounded(ssl.create_default_context())
+                user, password = get_auth_from_url(self.proxy)
+                proxy_tls = _tls_context(None) if self.proxy.startswith("https:") else None
+                self._manager = partial(
+                    urllib3.ProxyManager,
+                    self.proxy,
+                    proxy_headers=urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None,
+                    ssl_context=tls or proxy_tls,  # the older urllib3 connects by it to a proxy that forwards
+                    proxy_ssl_context=proxy_tls,
+                )
             self._pool()
         except (urllib3.exceptions.HTTPError, ValueError):
             what = "the proxy of the environment (http_proxy, https_proxy, all_proxy)" if self.proxy else self._host
@@ -231,9 +208,9 @@ class Transport:
         is read, in bytes. Raises `RequestError`; a redirect is a response like any other.
         """
         pool = self._pool()
-        kept, doubt = False, None
+        reply, kept = None, False
         began = monotonic()
-        _exchange.begin(timeout, limit)
+        _exchange.end, _exchange.bytes_left = began + timeout, limit + MAX_HEAD_BYTES
         try:
             try:
                 with pool.urlopen(
@@ -244,32 +221,20 @@ class Transport:
                     retries=NO_RETRIES,
                     redirect=False,
                     assert_same_host=False,
-                    timeout=urllib3.Timeout(total=timeout),
                     preload_content=False,
                 ) as response:
-                    content = response.read(limit + 1, decode_content=True)
+                    reply = _read(response, limit)
             except Exception as error:  # noqa: BLE001 # whatever the HTTP stack makes of foreign bytes
                 # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
-                raise self._in_words(error, timeout) from None
-            if not content and response.length_remaining is None and not response.chunked:
-                # http.client takes headers that break off for headers that are complete.
-                raise Unreachable(self._broken_off)
-            # Under another status than 200, the status is what matters.
-            if len(content) > limit and response.status == http.HTTPStatus.OK:
-                raise self._too_long(limit)
-            try:
-                decoded = decode(Reply(response.status, response.headers, content))
-            except RequestError:
-                if content and pool.num_requests > 1:
-                    # It may be the response to an earlier request, and the right one comes later.
-                    doubt = min(STRAY_SECONDS + monotonic() - began, MAX_STRAY_SECONDS)
-                raise
-            kept = response.status == http.HTTPStatus.OK
+                raise self._in_words(error, timeout, limit) from None
+            decoded = decode(reply)
+            kept = reply.status == http.HTTPStatus.OK
         finally:
             if not kept:
-                self._local.__dict__.pop("pool", None)
-                self._pools.discard(pool)
-                self._close(pool, doubt)
+                self._pools.pop(threading.get_ident(), None)
+                # It may be the response to an earlier request, and the right one comes later.
+                in_doubt = reply and reply.body and pool.num_requests > 1
+                self._close(pool, min(STRAY_SECONDS + monotonic() - began, MAX_STRAY_SECONDS) if in_doubt else None)
         return decoded
 
     def close(self, seconds: float = 0.0) -> bool:
@@ -279,9 +244,8 @@ class Transport:
         Then responses are not those to the requests that they seem to answer.
         """
         end = monotonic() + seconds
-        pools, self._pools = self._pools, set()
-        self._local = threading.local()
-        for pool in pools:
+        pools, self._pools = self._pools, {}
+        for pool in list(pools.values()):
             self._close(pool, max(end - monotonic(), 0))
         strayed, self._strayed = self._strayed, False
         return strayed
@@ -290,8 +254,9 @@ class Transport:
         """Close a connection that is not in use; where `seconds` are given, look for what strays on it."""
         with suppress(queue.Empty):
             connection = pool.pool.get_nowait()
-            if connection and seconds is not None:
-                self._strayed |= connection.has_more(seconds)
+            sock = getattr(connection, "sock", None)
+            if seconds is not None and isinstance(sock, _Socket):  # not TLS within TLS, to an https proxy
+                self._strayed |= sock.has_more(seconds)
             pool.pool.put(connection)
         pool.close()
 
@@ -301,91 +266,77 @@ class Transport:
         Not a session of requests: what that does for each request (cookies, redirects, settings to merge) is a third
         of the CPU time.
         """
-        if not hasattr(self._local, "pool"):
-            manager: urllib3.PoolManager
-            if self.proxy:
-                user, password = get_auth_from_url(self.proxy)
-                headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
-                manager = urllib3.ProxyManager(
-                    self.proxy, proxy_headers=headers, ssl_context=self._tls, proxy_ssl_context=self._proxy_tls
-                )
-            else:
-                manager = urllib3.PoolManager(ssl_context=self._tls)
-            manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-            self._local.pool = manager.connection_from_url(self._base_url)
-            self._pools.add(self._local.pool)
-        return self._local.pool
+        pool = self._pools.get(threading.get_ident())
+        if pool is None:
+            pool = self._pools[threading.get_ident()] = self._manager().connection_from_url(self._base_url)
+            pool.ConnectionCls = _TlsConnection if pool.scheme == "https" else _Connection
+        return pool
 
-    @property
-    def _broken_off(self) -> str:
-        return f"{self._host} closed the connection before its response was complete"
-
-    def _too_long(self, limit: int) -> Malformed:
-        return Malformed(f"the response of {self._host} is longer than {limit // 1024} KiB")
-
-    def _in_words(self, error: Exception, timeout: float) -> RequestError:  # noqa: C901, PLR0911 # a table, in effect
+    def _in_words(self, error: Exception, timeout: float, limit: int) -> RequestError:  # noqa: C901, PLR0911 # a table
         """Return what went wrong on a connection to the server, without its URL."""
         causes = list(_causes(error))
         by_proxy = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)
         for cause in causes:
             match cause:
                 case _TooLongError():
-                    return self._too_long(cause.args[0])
+                    return Malformed(f"the response of {self._host} is longer than {limit // 1024} KiB")
                 case TimeoutError() | urllib3.exceptions.TimeoutError():
                     return RequestTimeout(f"no complete response from {self._host} within {timeout:.3g} s")
                 case ssl.SSLCertVerificationError():
                     hint = f" ({ISSUER_HINT})" if cause.verify_code in UNKNOWN_ISSUER else ""
                     reason = cause.verify_message.rstrip(".")
-                    message = f"the certificate of {self._host} is not trusted: {reason}{hint}"
-                    return Unreachable(message, transient=False)
+                    untrusted = Unreachable(f"the certificate of {self._host} is not trusted: {reason}{hint}")
+                    untrusted.transient = False
+                    return untrusted
                 case ssl.SSLError():
                     reason = cause.reason.replace("_", " ").lower() if cause.reason else "the connection was closed"
                     return Unreachable(f"TLS with {self._host} failed: {reason}")
                 case socket.gaierror():
                     whose = "of the proxy" if by_proxy else f"in {self._host}"
                     return Unreachable(f"the name {whose} cannot be resolved: {cause.strerror}")
-                case (
-                    http.client.IncompleteRead()
-                    | http.client.RemoteDisconnected()
-                    | ConnectionResetError()
-                    | BrokenPipeError()
-                ):
-                    return Unreachable(self._broken_off)
+                case http.client.IncompleteRead() | ConnectionResetError() | BrokenPipeError():
+                    return Unreachable(f"{self._host} closed the connection before its response was complete")
                 case OSError() if cause.strerror:
                     through = " through the proxy" if by_proxy else ""
                     return Unreachable(f"no connection to {self._host}{through}: {cause.strerror}")
-        if by_proxy:
-            status = re.search(r"failed: (\d{3})", str(error))
-            shown = f" (HTTP status {status[1]})" if status else ""
-            return Unreachable(f"the proxy gave no connection to {self._host}{shown}; see https_proxy and no_proxy")
-        if any(isinstance(cause, urllib3.exceptions.DecodeError) for cause in causes):
-            return Malformed(f"the response of {self._host} cannot be unpacked")
+                case urllib3.exceptions.ProxyError():
+                    status = re.search(r"failed: (\d{3})", str(cause))
+                    shown = f" (HTTP status {status[1]})" if status else ""
+                    return Unreachable(
+                        f"the proxy gave no connection to {self._host}{shown}; see https_proxy and no_proxy"
+                    )
+                case urllib3.exceptions.DecodeError():
+                    return Malformed(f"the response of {self._host} cannot be unpacked")
         return Malformed(f"what {self._host} sends is not HTTP")
 
 
+def _read(response: Any, limit: int) -> Reply:
+    content = response.read(limit + 1, decode_content=True)
+    if not content and response.length_remaining is None and not response.chunked:
+        # http.client takes headers that break off for headers that are complete.
+        raise http.client.IncompleteRead(content)
+    # Under another status than 200, the status is what matters.
+    if len(content) > limit and response.status == http.HTTPStatus.OK:
+        raise _TooLongError
+    return Reply(response.status, response.headers, content)
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Return the error and all that it wraps, innermost first: requests wraps urllib3's, and that the system's."""
-    for cause in (*error.args, error.__cause__, error.__context__, getattr(error, "reason", None)):
+    """Return the error and all that it wraps, innermost first: urllib3's wraps the system's."""
+    for cause in (*error.args, error.__cause__, error.__context__):
         if isinstance(cause, BaseException):
             yield from _causes(cause)
     yield error
 
 
-def _tls_context(named: object) -> ssl.SSLContext:
-    """Return a context that verifies by the bundle (a file or a folder) that is named, or else by certifi's."""
-    bundle = Path(named) if isinstance(named, str | Path) else Path(certifi.where())
+def _tls_context(bundle: Path | None) -> ssl.SSLContext:
+    """Return a context that verifies by a bundle (a file or a folder), or else by the system's."""
     try:
-        folder = bundle.is_dir()
-        context = ssl.create_default_context(
-            cafile=None if folder else str(bundle), capath=str(bundle) if folder else None
-        )
+        folder = bundle if bundle and bundle.is_dir() else None
+        context = ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
     except OSError as error:
         raise SettingsError(
             f"the CA bundle {bundle}, named by the environment, cannot be read: {error.strerror}"
         ) from None
-    return _bounded(context)
-
-
-def _bounded(context: ssl.SSLContext) -> ssl.SSLContext:
     context.sslsocket_class = _TlsSocket
     return context
