@@ -384,7 +384,7 @@ def _shared_files(written: Mapping[str, Any]) -> Iterator[str]:
         paths = {name: written[name] for name in (*FILES, "ca_file", "textfile", "ledger") if written[name]}
         for one, other in combinations(paths, 2):
             if other in ("textfile", "ledger") and os.path.realpath(paths[one]) == os.path.realpath(paths[other]):
-                yield f"{called(one)} and {called(other)} name the same file"
+                yield f"{called(one)} and {called(other)} name the same file; give each its own"
 
 
 def _notes(values: Mapping[str, Any], origins: Mapping[str, str], channels: Sequence[str]) -> Iterator[str]:
