@@ -194,9 +194,9 @@ def times(chance: random.Random, day: datetime) -> Iterator[datetime]:
     ("number", "flags", "methods"),
     [
         (30, [], set(Method)),
-        (10, ["--no-gauges"], set(Method)),
-        (10, ["--methods", "isp,http_code"], {Method.ISP, Method.HTTP_CODE}),
-        (10, ["--methods", "hit_rate", "--no-gauges"], {Method.HIT_RATE}),
+        (6, ["--no-gauges"], set(Method)),
+        (6, ["--methods", "isp,http_code"], {Method.ISP, Method.HTTP_CODE}),
+        (6, ["--methods", "hit_rate", "--no-gauges"], {Method.HIT_RATE}),
     ],
 )
 def test_each_byte_of_thirty_days_is_counted_once(
