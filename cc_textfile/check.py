@@ -3,18 +3,16 @@
 No step writes where others read, and nothing is left behind. A password that is refused is sent once.
 """
 
-import errno
 import json
 import os
-import pwd
 import re
 import shlex
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -23,17 +21,17 @@ import click
 import durationpy
 from prometheus_client import generate_latest
 
-from cc_textfile.errors import LedgerError, RequestError, RequestTimeout, SettingsError, Unreachable
-from cc_textfile.ledger import days
+from cc_textfile.errors import CcTextfileError, RequestError, RequestTimeout, SettingsError, Unreachable
+from cc_textfile.ledger.file import days, try_write
 from cc_textfile.logs import Redactor, say
 from cc_textfile.metrics import Results, registry
-from cc_textfile.output.pushgateway import without_credentials
+from cc_textfile.output.pushgateway import Pushgateway, without_credentials
 from cc_textfile.output.textfile import UNIX_SOCKETS, Textfile
 from cc_textfile.poll import Snapshot, gauge_requests, is_refusal, poll
-from cc_textfile.portal.client import DEADLINE_PASSED, PortalClient
-from cc_textfile.portal.responses import HTTP_OK
-from cc_textfile.portal.transport import Reply, Transport
+from cc_textfile.portal.client import PortalClient
+from cc_textfile.portal.transport import Transport
 from cc_textfile.portal.window import PORTAL_ZONE, Window
+from cc_textfile.remedies import user
 from cc_textfile.settings import SETTINGS, Settings, called
 from cc_textfile.workers import within
 
@@ -106,7 +104,8 @@ def steps(settings: Settings, exporter_url: str, redactor: Redactor) -> Iterator
         yield _ledger(settings.ledger, settings)
     yield from _outputs(settings, redactor)
     if settings.textfile:
-        yield from _node_exporter(settings.textfile.absolute(), settings, exporter_url, redactor)
+        with suppress(OSError):  # a folder that is closed, or a working directory that is gone: a step shows it
+            yield from _node_exporter(settings.textfile.absolute(), settings, exporter_url, redactor)
 
 
 def of_faults(error: SettingsError) -> list[Step]:
@@ -166,115 +165,93 @@ def _portal(settings: Settings, redactor: Redactor) -> Iterator[Step]:
                 yield from _clock(one.ended, one.responses[request].date or one.ended)
             admitted = True
             yield Step(f"portal {request.method}", OK, f"channel {request.channel}: good response")
-        elif is_refusal(error) and not admitted:
-            user, password, channels = (settings.origin(name) for name in ("user", "password", "channels"))
-            detail = f"user {settings.user}, {request.method} of channel {request.channel}: {error}"
-            remedy = f"correct user ({user}) or password ({password}), unless it is about the channel ({channels})"
-            yield Step("portal password", FAILED, detail, f"{remedy}; no further request was made")
+            continue
+        refused = is_refusal(error) and not admitted
+        unreached = request == requests[0] and isinstance(error, Unreachable | RequestTimeout)
+        step = "password" if refused else "connection" if unreached else request.method
+        detail = f"{request.method} of channel {request.channel}: {error}"
+        yield Step(f"portal {step}", FAILED, detail, _fix(error, settings, transport.proxy, admitted=admitted))
+        if refused or unreached:
             return
-        else:
-            unreached = request == requests[0] and isinstance(error, Unreachable | RequestTimeout)
-            name = "connection" if unreached else request.method
-            detail = f"{request.method} of channel {request.channel}: {error}"
-            yield Step(f"portal {name}", FAILED, detail, _fix(error, settings, transport.proxy))
-            if unreached:
-                return
 
 
 def _clock(host: datetime, portal: datetime) -> Iterator[Step]:
     skew = (host - portal).total_seconds()
     if abs(skew) > MAX_SKEW:
         detail = f"the clock of this host is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the portal's"
-        remedy = "sudo timedatectl set-ntp true"
-        yield Step("portal clock", WARNING, f"{detail}: the wrong time is requested", remedy)
+        yield Step("portal clock", WARNING, f"{detail}: the wrong time is requested", "sudo timedatectl set-ntp true")
 
 
-def _fix(error: RequestError, settings: Settings, proxy: str | None) -> str:
+def _fix(error: RequestError, settings: Settings, proxy: str | None, *, admitted: bool) -> str:
     """Return what to do about a request that failed."""
+    if is_refusal(error) and not admitted:
+        user, password, channels = map(settings.origin, ("user", "password", "channels"))
+        remedy = f"correct user {settings.user} ({user}) or password ({password})"
+        return f"{remedy}, unless it is about the channel ({channels}); no further request was made"
     if is_refusal(error):
         return f"ask the operator of the portal whether user {settings.user} may use this method for this channel"
-    if str(error) == DEADLINE_PASSED:
-        return f"raise {called('deadline')}"
-    place = urlsplit(proxy or settings.portal_url)
+    place, portal = urlsplit(proxy or settings.portal_url), called("portal_url")
     port = place.port or (443 if place.scheme == "https" else 80)
     look = f"nc -vz {place.hostname} {port}; see the firewall"
-    if isinstance(error, RequestTimeout):
-        return f"raise {called('timeout')}; if nothing comes at all: {look}"
     remedies = {
-        "the proxy": "see the variables https_proxy and no_proxy",
-        "has expired|not yet valid": "see whether the clock of this host is right: timedatectl",
-        "mismatch": f"correct the name in {called('portal_url')}",
-        "is not trusted": f"name the bundle of the authority that signed it, or of a proxy: {called('ca_file')}",
-        "^TLS": f"see whether {called('portal_url')} is the address of a TLS server",
-        "cannot be resolved": f"getent hosts {place.hostname}; see /etc/resolv.conf, or correct {called('portal_url')}",
-        "^no connection": f"{look}, set a proxy (https_proxy), or correct {called('portal_url')}",
+        "no response by the deadline": f"raise {called('deadline')}",
+        "no complete response": f"raise {called('timeout')}; if nothing comes at all: {look}",
+        ".*the proxy": "see the variables https_proxy and no_proxy",
+        ".*(has expired|not yet valid)": "see whether the clock of this host is right: timedatectl",
+        ".*mismatch": f"correct the name in {portal}",
+        ".*is not trusted": f"name the bundle of the authority that signed it, or of a proxy: {called('ca_file')}",
+        "TLS": f"see whether {portal} is the address of a TLS server",
+        ".*cannot be resolved": f"getent hosts {place.hostname}; see /etc/resolv.conf, or correct {portal}",
+        "no connection": f"{look}, set a proxy (https_proxy), or correct {portal}",
+        "": "try again later; if it stays, ask the operator of the portal, or of the proxy in between",
     }
-    found = (remedy for words, remedy in remedies.items() if re.search(words, str(error)))
-    later = "try again later; if it stays, ask the operator of the portal, or of the proxy in between"
-    return next(found, later) if isinstance(error, Unreachable) else later
+    return next(remedy for words, remedy in remedies.items() if re.match(words, str(error)))
+
+
+def _tried(step: str, act: Callable[[], None], good: str, remedy: str = "") -> Step:
+    """Return the step of an act, with what is good about it, or with its error."""
+    try:
+        act()
+    except CcTextfileError as error:
+        return Step(step, FAILED, error.fault, error.remedy or remedy)
+    return Step(step, OK, good)
 
 
 def _ledger(path: Path, settings: Settings) -> Step:
     """Check that the ledger can be read and written. A poll that uses it now is not disturbed."""
-    try:
-        with tempfile.TemporaryFile(dir=path.parent) as file:  # without a name: a signal leaves nothing behind
-            file.write(bytes(BYTES_PER_CHANNEL * len(settings.channels)))
-    except OSError as error:
-        return _not_writable("ledger", path.parent, error.errno or 0)
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        return _not_writable("ledger", path, errno.EACCES)
-    try:
+
+    def act() -> None:
+        try_write(path, BYTES_PER_CHANNEL * len(settings.channels))
         if path.exists():
             days(path, since=datetime.now(PORTAL_ZONE).date(), mode="rw")
-    except LedgerError as error:
-        return Step("ledger", FAILED, str(error))
-    return Step("ledger", OK, f"user {_user()} can write to {path.parent}")
+
+    return _tried("ledger", act, f"user {user()} can write to {path.parent}")
 
 
 def _outputs(settings: Settings, redactor: Redactor) -> Iterator[Step]:
     """Check the outputs; where there are two, a poll succeeds with one."""
-    steps = list(_textfile(settings.textfile.absolute(), settings)) if settings.textfile else []
-    steps += [_pushgateway(settings.pushgateway, settings, redactor)] if settings.pushgateway else []
-    failed = [step for step in steps if step.state is FAILED]
-    other_is_good = settings.textfile and settings.pushgateway and len(failed) == 1
-    for step in steps:
+    path, tried = settings.textfile, []
+    if path:
+        write = partial(Textfile(path).try_write, BYTES_PER_CHANNEL * len(settings.channels))
+        tried.append(_tried("textfile writable", write, f"user {user()} can write to {path.parent}"))
+    if settings.pushgateway:
+        remedy = f"start a Pushgateway there, or correct {called('pushgateway')}, and user and password in it"
+        tried.append(_tried("pushgateway ready", Pushgateway(settings, redactor).try_push, "it is ready", remedy))
+    failed = [step for step in tried if step.state is FAILED]
+    for step in tried:
         spared = step._replace(state=WARNING, detail=f"{step.detail}; the other output is good")
-        yield spared if step in failed and other_is_good else step
+        yield spared if step in failed and len(failed) < len(tried) else step
+    if path and tried[0] not in failed:
+        yield _locked(path)
+        yield _readable(path)
 
 
-def _textfile(path: Path, settings: Settings) -> Iterator[Step]:
-    try:
-        Textfile(path).try_write(BYTES_PER_CHANNEL * len(settings.channels))
-    except OSError as error:
-        yield _not_writable("textfile writable", path.parent, error.errno or 0)
-        return
-    yield Step("textfile writable", OK, f"user {_user()} can write to {path.parent}")
-    holder = Textfile(path).holder()
-    if holder or os.access(UNIX_SOCKETS, os.R_OK):
-        detail = f"locked by {holder}, which polls" if holder else "not locked: nothing polls now"
-        yield Step("textfile locked", OK, detail)
-    else:  # in the sandbox of a unit
-        yield Step("textfile locked", SKIPPED, f"not known: {UNIX_SOCKETS} is hidden")
-    yield _readable(path)
-
-
-def _not_writable(step: str, place: Path, number: int) -> Step:
-    user, quoted = _user(), shlex.quote(str(place))
-    remedies = {
-        errno.ENOENT: f"as root: install -d -m 0755 -o {user} {quoted}; or correct the path",
-        # Not chown or chmod: a folder that others use belongs to the host.
-        errno.EACCES: f"check as the user that polls; if this is that user, as root: setfacl -m u:{user}:rwx {quoted}",
-        errno.EROFS: f"in a unit of systemd: ReadWritePaths={place}; else see: findmnt -T {quoted}",
-        errno.ENOSPC: f"free some space: df -h {quoted}",
-    }
-    remedy = remedies.get(number, "correct the path")
-    return Step(step, FAILED, f"user {user} cannot write to {place}: {os.strerror(number)}", remedy)
-
-
-def _user() -> str:
-    with suppress(KeyError):  # a user without a name, as in a container
-        return pwd.getpwuid(os.geteuid()).pw_name
-    return str(os.geteuid())
+def _locked(path: Path) -> Step:
+    if holder := Textfile(path).holder():
+        return Step("textfile locked", OK, f"locked by {holder}, which polls")
+    if os.access(UNIX_SOCKETS, os.R_OK):
+        return Step("textfile locked", OK, "not locked: nothing polls now")
+    return Step("textfile locked", SKIPPED, f"not known: {UNIX_SOCKETS} is hidden")  # in the sandbox of a unit
 
 
 def _readable(path: Path) -> Step:
@@ -290,43 +267,22 @@ def _readable(path: Path) -> Step:
     return Step("textfile readable", OK, "every user can read it, and so can node_exporter")
 
 
-def _pushgateway(address: str, settings: Settings, redactor: Redactor) -> Step:
-    remedy = f"start a Pushgateway there, or correct {called('pushgateway')}, with user and password if it needs them"
-    try:
-        status = _get(f"{address}/-/ready", settings, redactor).status
-    except RequestError as error:
-        return Step("pushgateway ready", FAILED, str(error), remedy)
-    if status != HTTP_OK:
-        return Step("pushgateway ready", FAILED, f"the response to /-/ready has status {status}", remedy)
-    return Step("pushgateway ready", OK, "it is ready")
-
-
-def _get(address: str, settings: Settings, redactor: Redactor) -> Reply:
-    url, headers = without_credentials(address, redactor)
-
-    def get() -> Reply:
-        return Transport(url).exchange(
-            "GET", url, lambda reply: reply, timeout=settings.timeout, headers=headers, limit=MAX_PAGE_BYTES
-        )
-
-    return within(settings.timeout, get)
-
-
 def _node_exporter(path: Path, settings: Settings, address: str, redactor: Redactor) -> Iterator[Step]:
     """Look whether node_exporter serves the text file. A poll succeeds without it, so nothing here is a failure."""
-    mtimes: dict[str, str] = {}
+    url, headers = without_credentials(address if urlsplit(address).path else f"{address}/metrics", redactor)
+    get = partial(Transport(url).exchange, "GET", url, lambda reply: reply, headers=headers, limit=MAX_PAGE_BYTES)
+    mtimes, elsewhere = {}, "if it listens elsewhere: --node-exporter URL"
     try:
-        reply = _get(address if urlsplit(address).path else f"{address}/metrics", settings, redactor)
+        reply = within(settings.timeout, partial(get, timeout=settings.timeout))
     except RequestError as error:
-        detail = f"no response from node_exporter: {error}"
-        yield Step("node_exporter file", SKIPPED, detail, "if it listens elsewhere: --node-exporter URL")
+        yield Step("node_exporter file", SKIPPED, f"no response from node_exporter: {error}", elsewhere)
     else:
         page = reply.body.decode(errors="replace")
         mtimes = dict(re.findall(MTIME, page, re.MULTILINE))
         errors = re.search(r"^node_textfile_scrape_error ([01])$", page, re.MULTILINE)
         if not errors:
             detail = f"the response has status {reply.status}, and no metrics of a textfile collector"
-            yield Step("node_exporter file", WARNING, detail, "name the address of node_exporter: --node-exporter URL")
+            yield Step("node_exporter file", WARNING, detail, elsewhere)
         elif path.exists():
             yield _served(path, mtimes, redactor)
         if errors and errors[1] == "1":
@@ -353,8 +309,7 @@ def _neighbours(path: Path, settings: Settings, served: Iterable[str], redactor:
     Both files may be needed, by one account each. So the fix is that the pollers differ, never that a file is deleted.
     """
     metrics, _ = registry(Results(settings, Snapshot({}, {}, datetime.now(UTC), 0.0), None, None))
-    ours = _series(generate_latest(metrics))
-    ours |= _series(_content(path))
+    ours = _series(generate_latest(metrics)) | _series(_content(path))
     files = {os.path.realpath(file) for file in (*map(str, path.parent.glob("*.prom")), *served)}
     for file in map(Path, sorted(files - {os.path.realpath(path)})):
         if common := ours & _series(_content(file)):

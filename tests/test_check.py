@@ -330,8 +330,8 @@ def test_a_wrong_password(portal: DemoPortal, env: dict[str, str], tmp_path: Pat
     checked = Checked("--password-file", str(tmp_path / "password"), env=env)
     assert portal.requests == 1
     detail = "HTTP status 401" if by_status else "the portal refused: .*: user name or password is wrong"
-    remedy = rf"user \(variable CHINACACHE_USER\) or password \(flag --password-file, file {tmp_path}/password\)"
-    checked.has("portal password", State.FAILED, rf"user demo, hit_rate of channel {CHANNELS[0]}: {detail}", remedy)
+    remedy = rf"user demo \(variable CHINACACHE_USER\) or password \(flag --password-file, file {tmp_path}/password\)"
+    checked.has("portal password", State.FAILED, rf"^hit_rate of channel {CHANNELS[0]}: {detail}", remedy)
     assert "portal hit_rate" not in checked.steps
 
 
@@ -383,7 +383,7 @@ def test_a_missing_folder(env: dict[str, str], folder: Path) -> None:
     env |= {"CC_TEXTFILE_PATH": str(folder / "new folder" / "a.prom")}
     checked = Checked(env=env)
     made = rf"^as root: install -d -m 0755 -o \S+ '{folder}/new folder'; or correct the path$"
-    checked.has("textfile writable", State.FAILED, "new folder: No such file or directory$", made)
+    checked.has("textfile writable", State.FAILED, "new folder/a.prom cannot be written: No such file", made)
     remedy = checked.steps["textfile writable"].remedy.removeprefix("as root: ").partition("; or")[0]
     subprocess.run(shlex.split(remedy), check=True)
     Checked(env=env).has("textfile writable", State.OK, "")
@@ -399,16 +399,27 @@ def test_a_path_that_leads_nowhere(env: dict[str, str], folder: Path) -> None:
     """A file where the folder should be is named."""
     (folder / "file").touch()
     checked = Checked(env=env | {"CC_TEXTFILE_PATH": f"{folder}/file/a.prom"})
-    checked.has("textfile writable", State.FAILED, f"cannot write to {folder}/file: Not a dir", "^correct the path$")
+    checked.has("textfile writable", State.FAILED, "file/a.prom cannot be written: Not a dir", "^correct the path")
 
 
-def test_a_folder_of_another_user(env: dict[str, str], folder: Path) -> None:
-    """A folder that this user may not write to is named; the remedy takes nothing from the folder's owner."""
+def test_a_relative_path_without_a_working_directory(env: dict[str, str], folder: Path) -> None:
+    """It is a file that cannot be written, and the check goes on."""
+    gone = ("sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh")
+    checked = Checked(env=env | {"CC_TEXTFILE_PATH": "a.prom"}, before=gone, cwd=folder)
+    checked.has("textfile writable", State.FAILED, "^a.prom cannot be written: ", "^the working directory is gone")
+
+
+@pytest.mark.parametrize(("place", "rights"), [(".", "rwx"), ("..", "x")])
+def test_a_folder_of_another_user(env: dict[str, str], folder: Path, place: str, rights: str) -> None:
+    """A folder that this user may not write to, or not enter, is named; the remedy takes nothing from its owner."""
     needs_root()
-    os.chown(folder, NOBODY, NOBODY)
-    checked = Checked(env=env, before=POWERLESS)
-    remedy = f"as root: setfacl -m u:root:rwx {folder}$"
-    checked.has("textfile writable", State.FAILED, f"user root cannot write to {folder}: Permission denied", remedy)
+    (folder / "inner").mkdir()
+    closed = (folder / "inner" / place).resolve()
+    os.chown(closed, NOBODY, NOBODY)
+    closed.chmod(0o700)
+    checked = Checked(env=env | {"CC_TEXTFILE_PATH": f"{folder}/inner/a.prom"}, before=POWERLESS)
+    remedy = f"as root: setfacl -m u:root:{rights} {closed}$"
+    checked.has("textfile writable", State.FAILED, "a.prom cannot be written: Permission denied$", remedy)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +451,7 @@ def test_a_ledger_that_cannot_be_used(env: dict[str, str], folder: Path) -> None
     ledger.chmod(0o644)
     os.chown(ledger, NOBODY, NOBODY)
     Checked(env=env, before=POWERLESS).has(
-        "ledger", State.FAILED, f"user root cannot write to {ledger}: Permission denied", f"setfacl .* {ledger}$"
+        "ledger", State.FAILED, "ledger cannot be used: Permission denied$", f"setfacl .* {ledger}$"
     )
 
 
@@ -541,7 +552,7 @@ def test_no_pushgateway(portal: DemoPortal, env: dict[str, str]) -> None:
     checked = Checked(env=env | {"PUSHGATEWAY": NOWHERE})
     checked.has("pushgateway ready", State.FAILED, "no connection to 127.0.0.1:1: Connection refused", remedy)
     address = portal.url.replace("//", "//me:hidden@")
-    Checked(env=env | {"PUSHGATEWAY": address}).has("pushgateway ready", State.FAILED, "has status 4..$", remedy)
+    Checked(env=env | {"PUSHGATEWAY": address}).has("pushgateway ready", State.FAILED, "responds with status 4", remedy)
     credentials = respond(portal, "", status=404)
     done = run("check", "--node-exporter", address, env=env | {"PUSHGATEWAY": address, "CHINACACHE_URL": NOWHERE})
     assert "hidden" not in done.stdout + done.stderr

@@ -63,7 +63,7 @@ def compare(host: Host) -> Exported:
 def folder_is_away(path: Path) -> Iterator[str]:
     away = path.parent.with_name("away")
     path.parent.rename(away)
-    yield "Create it, or correct --ledger"
+    yield f"install -d -m 0755 -o root {path.parent}; or correct the path"
     away.rename(path.parent)
 
 
@@ -113,7 +113,7 @@ def locked(path: Path) -> Iterator[str]:
 @contextmanager
 def read_only(path: Path) -> Iterator[str]:
     subprocess.run(["mount", "-o", "remount,ro", str(path.parent)], check=True)
-    yield "is on a read-only file system. Under systemd, see StateDirectory= and ReadWritePaths="
+    yield f"Read-only file system (in a unit of systemd: ReadWritePaths={path.parent};"
     subprocess.run(["mount", "-o", "remount,rw", str(path.parent)], check=True)
 
 
@@ -123,7 +123,7 @@ def full_disk(path: Path) -> Iterator[str]:
     with waste.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):  # noqa: PT012
         while True:
             file.write(bytes(4096))
-    yield f"the disk is full. Free some space on the file system of {path.parent}"
+    yield f"(free some space: df -h {path.parent})"
     waste.unlink()
 
 

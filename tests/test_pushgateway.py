@@ -95,10 +95,10 @@ def test_always_does_both(env: dict[str, str], tmp_path: Path) -> None:
     broken = env | {"PUSHGATEWAY": "http://127.0.0.1:9"}
     done = run(*flags, str(textfile), env=broken)
     assert (done.returncode, textfile.exists()) == (0, True)
-    assert "error: the push to the Pushgateway failed: no connection to 127.0.0.1:9: Connection refused" in done.stderr
+    assert "error: the Pushgateway cannot be used: no connection to 127.0.0.1:9: Connection refused" in done.stderr
     done = run(*flags, str(gone), env=broken)
     assert done.returncode == 1
-    assert "is missing: create it, or correct --textfile); the push to the Pushgateway failed: no conn" in done.stderr
+    assert "; or correct the path); the Pushgateway cannot be used: no conn" in done.stderr
 
 
 def test_the_pushgateways_reason_is_in_the_message(env: dict[str, str], tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_pushgateways_reason_is_in_the_message(env: dict[str, str], tmp_path
     subprocess.run(["curl", "-sS", "--fail", "-T", conflict, f"{env['PUSHGATEWAY']}/metrics/job/other"], check=True)
     done = run("run", env=env)
     assert done.returncode == 1
-    assert "refused the push with status 400: pushed metrics are invalid or inconsistent with existing" in done.stderr
+    assert "responds with status 400: pushed metrics are invalid or inconsistent with existing" in done.stderr
 
 
 PASSWORD = "pa:ss@w&rd"
@@ -127,7 +127,7 @@ def test_a_pushgateway_that_wants_a_password(
     assert f"; pushed to {host}" in good.stderr
     bad = run("run", env=account(portal, PUSHGATEWAY=f"http://pusher:wrong-one@{host}"))
     assert bad.returncode == 1
-    assert f"the Pushgateway at {host} refused the push with status 401: Unauthorized" in bad.stderr
+    assert f"the Pushgateway at {host} responds with status 401: Unauthorized" in bad.stderr
     assert "wrong-one" not in bad.stderr
 
 
@@ -138,9 +138,11 @@ def pushed_to(gateway: Server, user: str = "") -> None:
     Pushgateway(settings, Redactor()).deliver(CollectorRegistry())
 
 
-@pytest.mark.parametrize(("user", "sent"), [("", None), ("gate:a%2Fb@", b"gate:a/b"), (":key@", b":key")])
+@pytest.mark.parametrize(
+    ("user", "sent"), [("", None), ("gate:a%2Fb@", b"gate:a/b"), (":key@", b":key"), ("gate@", b"gate:")]
+)
 def test_what_authenticates_a_push(user: str, sent: bytes | None) -> None:
-    """User and password of the address, or a password alone; an address without them sends nothing in their place."""
+    """User and password of the address, or one of them; an address without them sends nothing in their place."""
     found = []
 
     def script(peer: Peer) -> None:
@@ -160,7 +162,7 @@ def test_any_other_status_than_2xx_is_a_failure(status: int) -> None:
             with pytest.raises(OutputError) as caught:
                 pushed_to(gateway)
             assert len(gateway.targets) == 1
-        assert str(caught.value).endswith(f" refused the push with status {status}: {shown}")
+        assert str(caught.value).endswith(f" responds with status {status}: {shown}")
 
 
 def test_the_look_up_of_its_name_is_bounded_by_the_timeout(env: dict[str, str], tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_the_look_up_of_its_name_is_bounded_by_the_timeout(env: dict[str, str], 
     with silent_resolver(tmp_path) as (_, before):
         done = run("run", "--timeout", "500ms", env=env | {"PUSHGATEWAY": "gateway.example"}, before=before)
     assert done.returncode == 1
-    assert "error: the push to the Pushgateway failed: no result within 0.5 s" in done.stderr
+    assert "error: the Pushgateway cannot be used: no result within 0.5 s" in done.stderr
 
 
 def test_a_slow_pushgateway_is_bounded_by_the_timeout(tmp_path: Path, portal: DemoPortal) -> None:
@@ -178,6 +180,6 @@ def test_a_slow_pushgateway_is_bounded_by_the_timeout(tmp_path: Path, portal: De
         env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"), PUSHGATEWAY=url)
         done = run("run", "--timeout", "1s", "--pushgateway-mode", "always", env=env)
     assert done.returncode == 0
-    assert "error: the push to the Pushgateway failed: no " in done.stderr
+    assert "error: the Pushgateway cannot be used: no " in done.stderr
     assert " within 1 s\n" in done.stderr
     assert (tmp_path / "a.prom").exists()

@@ -156,7 +156,7 @@ def test_no_failure_shows_the_password(first: int, form: str, tmp_path: Path) ->
         done = run("run", "--log-format", form, "--pushgateway-mode", "always", env=env)
     for channel in channels:
         assert channel == "good" or re.search(rf"(isp|http_code) of channel [^:]*\b{channel}\b", done.stderr)
-    assert f"refused the push with status 400: Basic {MASK} {MASK} {MASK}" in done.stderr
+    assert f"responds with status 400: Basic {MASK} {MASK} {MASK}" in done.stderr
     file = (tmp_path / "cdn.prom").read_text()
     assert len(gateway.pushed) == 1
     for text in (done.stderr, done.stdout, file, *gateway.pushed):
@@ -199,7 +199,7 @@ def test_a_gateway_that_repeats_the_authorization(password: str) -> None:
     with Server(sending(response(f"bad token {token}".encode(), 401))) as pushed:
         url = f"http://gate:{password}@{pushed.host}"
         settings = Settings(user="me", password="x", account="me", channels=("1",), pushgateway=url)
-        with pytest.raises(OutputError, match=r" refused the push with status 401: bad token \*\*\*$"):
+        with pytest.raises(OutputError, match=r" responds with status 401: bad token \*\*\*$"):
             Pushgateway(settings, Redactor()).deliver(CollectorRegistry())
 
 

@@ -325,7 +325,7 @@ def test_a_file_has_one_purpose(tmp_path: Path, one: str, other: str) -> None:
     file.write_text("1001\n")
     link.symlink_to(file)
     flags = f"--{one.replace('_', '-')}", str(file), f"--{other}", str(link)
-    assert f"{called(one)} and {called(other)} name the same file" in faults(*flags)
+    assert f"{called(one)} and {called(other)} name the same file; give each its own" in faults(*flags)
 
 
 @pytest.mark.parametrize("password", ["hunter2", "/hunter2", "a/hunter2/b", f"hunter2{'x' * 300}"])

@@ -3,9 +3,11 @@
 A file that is damaged, or that is not a ledger, is never written to.
 """
 
+import errno
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import date, datetime
@@ -14,6 +16,7 @@ from typing import NamedTuple
 
 from cc_textfile.errors import LedgerError
 from cc_textfile.portal.window import PORTAL_ZONE
+from cc_textfile.remedies import os_errors_as, remedy
 
 APPLICATION_ID = 0x63635F74  # "cc_t": tells a ledger from another program's SQLite file
 SCHEMA_VERSION = 1
@@ -22,10 +25,7 @@ READER_WAIT = 5.0
 
 _FOREIGN = "it is not a ledger of cc-textfile. It was left as it is. Give --ledger the path of another file"
 _DAMAGED = "It was left as it is. Put a backup in its place, or move it away to begin a new one, with all counters at 0"
-_UNFINISHED = (
-    "a backfill into it is not finished. Run `cc-textfile backfill` again to finish it, or delete the file to begin "
-    "with the first poll"
-)
+_UNFINISHED = "a backfill into it is not finished. Run `cc-textfile backfill` again, or delete it to begin with a poll"
 
 _SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
@@ -69,7 +69,6 @@ def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
     """
     first = int(datetime.combine(since, datetime.min.time(), PORTAL_ZONE).timestamp())
     query = "SELECT day, channel, traffic, hits, misses, codes, closed FROM days WHERE day >= ? ORDER BY day, channel"
-    _require_regular(path)
     with explained(path), closing(_connect(path, mode, wait=READER_WAIT)) as db:
         return [
             Day(moment(day).date(), name, traffic, hits, misses, json.loads(codes), bool(closed))
@@ -82,9 +81,7 @@ def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
 @contextmanager
 def opened_for_poll(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a ledger, or make its file, begin a transaction that no other process can begin, and close it in the end."""
-    if obstacle := _obstacle(path):
-        raise LedgerError(f"the ledger {path} cannot be used: {obstacle}")
-    _require_regular(path)
+    try_write(path)
     with closing(_connect(path, "rwc")) as db:
         # EXTRA is FULL, and the folder as well: a journal that came back after a power loss would undo the commit.
         db.execute("PRAGMA synchronous = EXTRA")
@@ -100,7 +97,22 @@ def create(db: sqlite3.Connection, created: int) -> None:
     db.execute("INSERT INTO ledger VALUES (?, 0)", (created,))
 
 
+def try_write(path: Path, size: int = 0) -> None:
+    """Write so many bytes beside a ledger; raises `LedgerError` where a poll cannot write to it, and says what to do.
+
+    A poll that uses the ledger is not disturbed. SQLite would find out at the commit, and not say where.
+    """
+    folder, fault = Path(os.path.realpath(path)).parent, f"the ledger {path} cannot be used"
+    with os_errors_as(LedgerError, fault, folder), tempfile.TemporaryFile(dir=folder) as beside:
+        beside.write(bytes(size))
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise LedgerError(f"{fault}: {os.strerror(errno.EACCES)}", remedy(errno.EACCES, path))
+
+
 def _connect(path: Path, mode: str, wait: float = 0.0) -> sqlite3.Connection:
+    for file in (path, path.with_name(f"{path.name}-journal")):
+        if file.exists() and not file.is_file():  # SQLite would wait for the writer of a FIFO
+            raise LedgerError(f"the ledger {path} cannot be used: {file} is not a regular file")
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=wait, isolation_level=None)
 
 
@@ -128,29 +140,6 @@ def has_ledger(db: sqlite3.Connection, path: Path, *, unfinished: bool = False) 
     return size > 0 and version > 0
 
 
-def _require_regular(path: Path) -> None:
-    """Raise `LedgerError` where SQLite would wait, for the writer of a FIFO."""
-    for file in (path, path.with_name(f"{path.name}-journal")):
-        if file.exists() and not file.is_file():
-            raise LedgerError(f"the ledger {path} cannot be used: {file} is not a regular file")
-
-
-def _obstacle(path: Path) -> str:
-    """Return what keeps this process from writing a ledger at the path, and what to do; empty if nothing does."""
-    file = os.path.realpath(path)
-    folder, user = os.path.dirname(file), f"user {os.geteuid()}"  # noqa: PTH120 # like isdir, it raises nothing
-    if os.path.isdir(file):  # noqa: PTH112 # Path raises PermissionError below a folder that is closed to this user
-        return f"it is a folder. Give --ledger the path of a file, such as {path / 'ledger.sqlite'}"
-    if not os.path.isdir(folder):  # noqa: PTH112
-        return f"the folder {folder} is missing, or {user} may not enter it. Create it, or correct --ledger"
-    for place, access in ((folder, os.W_OK | os.X_OK), (file, os.R_OK | os.W_OK)):
-        if os.path.lexists(place) and not os.access(place, access):
-            if os.statvfs(folder).f_flag & os.ST_RDONLY:
-                return f"{place} is on a read-only file system. Under systemd, see StateDirectory= and ReadWritePaths="
-            return f"{user} may not write {place}. Change its owner or mode"
-    return ""
-
-
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn what SQLite finds wrong with the file into a `LedgerError` that says what to do."""
@@ -161,7 +150,7 @@ def explained(path: Path) -> Iterator[None]:
             case sqlite3.SQLITE_BUSY:
                 fault = f"another process has locked it (`fuser -v {path}` names it). Only one poller can use a ledger"
             case sqlite3.SQLITE_FULL:
-                fault = f"the disk is full. Free some space on the file system of {path.parent}"
+                fault = f"the disk is full ({remedy(errno.ENOSPC, path.parent)})"
             case sqlite3.SQLITE_READONLY if os.path.lexists(f"{path}-journal"):
                 fault = "a poll was killed while it wrote. Nothing is lost: the next poll repairs it"
             case sqlite3.SQLITE_NOTADB:
@@ -171,7 +160,7 @@ def explained(path: Path) -> Iterator[None]:
             case _ if not os.access(path, os.R_OK):
                 fault = f"there is no such file, or user {os.geteuid()} may not read it"
             case _:
-                fault = _obstacle(path) or f"{error}. The kernel's log may say why (`dmesg`)"
+                fault = f"{error}. The kernel's log may say why (`dmesg`)"
         raise LedgerError(f"the ledger {path} cannot be used: {fault}") from error
     except OSError as error:  # the file, or the working directory of a relative path, went away meanwhile
         raise LedgerError(f"the ledger {path} cannot be used: {error.strerror}") from error

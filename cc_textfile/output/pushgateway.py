@@ -1,16 +1,16 @@
 """A Pushgateway's group for the job; each push replaces the whole group (PUT), so that a series that is gone goes."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from urllib.parse import urlsplit
+from functools import partial
+from urllib.parse import unquote, urlsplit
 
 from prometheus_client import CollectorRegistry, push_to_gateway
-from requests.utils import get_auth_from_url
 
 from cc_textfile.errors import OutputError, RequestError
 from cc_textfile.logs import Redactor
-from cc_textfile.portal.transport import Transport
+from cc_textfile.portal.transport import Reply, Transport
 from cc_textfile.settings import Settings
 from cc_textfile.workers import within
 
@@ -42,42 +42,36 @@ class Pushgateway:
 
     def deliver(self, registry: CollectorRegistry) -> str:
         """Push within the timeout and return where, in words. Raises `OutputError`."""
-
-        def push() -> None:
-            push_to_gateway(self.url, JOB, registry, self.grouping_key, handler=self._handler)
-
-        try:
-            within(self._timeout, push)
-        except RequestError as error:
-            message = f"the push to the Pushgateway failed: {error}"
-            raise OutputError(message) from None
-        finally:
-            self._transport.close()
+        push_to_gateway(self.url, JOB, registry, self.grouping_key, handler=lambda **push: partial(self._send, **push))
         return f"pushed to {self._host}"
 
-    def _handler(
-        self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes
-    ) -> Callable[[], None]:
-        del timeout  # the settings' one bounds the whole push
+    def try_push(self) -> None:
+        """Ask whether it is ready, on the way that a push goes. Raises `OutputError`."""
+        self._send(f"{self.url}/-/ready", "GET")
 
-        def send() -> None:
-            fields = {**dict(headers), **self._authorization}
-            reply = self._transport.exchange(
-                method, url, lambda reply: reply, timeout=self._timeout, headers=fields, body=data
-            )
-            if reply.status not in GOOD_STATUSES:
-                reason = self._redactor.quote(reply.body.decode(errors="replace")) or "no reason given"
-                message = f"the Pushgateway at {self._host} refused the push with status {reply.status}: {reason}"
-                raise OutputError(message)
+    def _send(
+        self, url: str, method: str, headers: Sequence[tuple[str, str]] = (), data: bytes | None = None, **_: object
+    ) -> None:
+        fields = dict(headers) | self._authorization
+        exchange = partial(self._transport.exchange, method, url, self._accepted, headers=fields, body=data)
+        try:
+            within(self._timeout, partial(exchange, timeout=self._timeout))
+        except RequestError as error:
+            raise OutputError(f"the Pushgateway cannot be used: {error}") from None
+        finally:
+            self._transport.close()
 
-        return send
+    def _accepted(self, reply: Reply) -> None:
+        if reply.status not in GOOD_STATUSES:
+            reason = self._redactor.quote(reply.body.decode(errors="replace")) or "no reason given"
+            raise OutputError(f"the Pushgateway at {self._host} responds with status {reply.status}: {reason}")
 
 
 def without_credentials(url: str, redactor: Redactor) -> tuple[str, dict[str, str]]:
     """Return an address without the user and password in it, and the headers that hold them instead."""
-    user, password = get_auth_from_url(url)
     place = urlsplit(url)
     bare = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
+    user, password = unquote(place.username or ""), unquote(place.password or "")
     if not user and not password:
         return bare, {}
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
