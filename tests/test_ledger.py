@@ -541,6 +541,18 @@ def test_the_close_of_a_day_counts_the_part_that_was_skipped(path: Path, cdn: Cd
     assert channel.settled_end - at("06 00:00") == timedelta(seconds=channel.settled_seconds)
 
 
+def test_a_clock_that_is_a_second_ahead_at_each_step_does_not_stop_the_skipping(path: Path) -> None:
+    """After a long outage the host takes a step for older than the limit, and the portal does not yet."""
+    cdn = Cdn(at("03 13:59:59.700"))
+    poll(cdn, ledger(path))
+    cdn.now = at("13 13:59:59.700")
+    for _ in range(3):
+        channel = poll(cdn, ledger(path), clock=timedelta(seconds=1)).channels["1001"]
+        cdn.now += STEP
+    assert channel.settled_end == at("08 00:00")
+    assert channel.lost_seconds == (at("06 14:05") - at("03 13:40")).total_seconds()
+
+
 def test_a_clock_that_is_ahead_skips_nothing(path: Path, cdn: Cdn) -> None:
     """What the host takes for older than the limit is counted when the clock is right again."""
     poll(cdn, ledger(path))

@@ -124,7 +124,7 @@ class Ledger:
             if responses or not (self._stretches or self._code_requests or self._closes):
                 self._begin_channels(poll.now)
             if responses:
-                self._skip(poll.now)
+                self._skip(poll)
             finished = self._count_stretches(poll)
             ratios = self._count_codes(poll)
             closed = self._close_days(poll)
@@ -197,12 +197,14 @@ class Ledger:
             if name not in self._channels:
                 self._channels[name] = Channel(start, midnight_of(now), start)
 
-    def _skip(self, now: float) -> None:
+    def _skip(self, poll: Responses) -> None:
         """Move the positions that are older than the limit."""
         skipped: dict[str, int] = {}
         for name, stretch in self._stretches.items():
             channel = self._channels[name]
-            if channel.settled_end < stretch.start <= self._limit(now):
+            if stretch.start > self._limit(poll.now):  # by the portal's clock they are not yet
+                poll.asked_too_early |= channel.settled_end < stretch.start
+            elif channel.settled_end < stretch.start:
                 skipped[name] = stretch.start - channel.settled_end
                 channel.lost_seconds += skipped[name]
                 channel.settled_end = stretch.start
