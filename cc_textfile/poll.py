@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from threading import Event
+from threading import Condition
 from time import monotonic
 
 from cc_textfile.errors import BadStatus, Malformed, Refused, RequestError, RequestTimeout
@@ -97,8 +97,8 @@ def poll(
 
     `fetch` takes a request and the deadline on the monotonic clock, and returns a response or raises `RequestError`.
     `optional` requests come after the others. Those that the deadline leaves no time for have no outcome.
-    Eight requests, spread over channels and methods, go first. The others follow when one of them is not refused;
-    once eight are refused and none is good, the account is refused, and no more requests are made.
+    Until one is answered well, at most eight are refused or under way; the first eight are spread over channels and
+    methods. Once eight are refused and none is good, the account is refused, and no more requests are made.
     Where `close` tells that more responses came than were requested, none is good. (No connection outlives a poll:
     firewalls forget idle ones, and file and ledger need descriptors.)
     Raises `CcTextfileError` when the host gives not one thread, and whatever else than `RequestError` `fetch` raises.
@@ -139,11 +139,12 @@ class _Run:
     """What the threads of a poll share; `end` is the deadline on the monotonic clock."""
 
     def __init__(self, fetch: Fetch, wanted: Sequence[Request], end: float) -> None:
+        probes = _probes(wanted)
         self._fetch = fetch
-        self._probes = _probes(wanted)
-        self._order = iter([*self._probes, *(request for request in wanted if request not in self._probes)])
+        self._order = iter([*probes, *(request for request in wanted if request not in probes)])
         self._refusals: list[Request] = []
-        self._admitted = Event()
+        self._turn = Condition()
+        self._under_way = 0
         self.wanted = wanted
         self.end = end
         self.begun: set[Request] = set()
@@ -152,18 +153,25 @@ class _Run:
         self.bugs: list[Exception] = []
 
     def refused(self) -> bool:
-        return not self.responses and len(self._refusals) >= len(self._probes)
+        return not self.responses and len(self._refusals) >= min(PROBES, len(self.wanted))
 
     def work(self) -> None:
         try:
             for request in self._order:
-                if request not in self._probes:
-                    self._admitted.wait(self.end - monotonic())
-                if monotonic() >= self.end or self.refused():
-                    return
+                with self._turn:
+                    self._turn.wait_for(self._may_go_on, max(self.end - monotonic(), 0))
+                    if monotonic() >= self.end or self.refused():
+                        return
+                    self._under_way += 1
                 self._make(request)
+                with self._turn:
+                    self._under_way -= 1
+                    self._turn.notify_all()
         except Exception as bug:  # noqa: BLE001 # raised again in the thread that polls, and ends the process
             self.bugs.append(bug)
+
+    def _may_go_on(self) -> bool:
+        return bool(self.responses) or self.refused() or self._under_way + len(self._refusals) < PROBES
 
     def _make(self, request: Request) -> None:
         self.begun.add(request)
@@ -175,9 +183,6 @@ class _Run:
             self.failures[request] = error
             if is_refusal(error):
                 self._refusals.append(request)
-                if not self.refused():
-                    return
-        self._admitted.set()
 
 
 def _probes(requests: Sequence[Request]) -> dict[Request, None]:

@@ -168,27 +168,38 @@ def test_another_failure_admits_all_until_eight_are_refused() -> None:
     assert snapshot.account_refused
 
 
-@pytest.mark.parametrize("outcome", [None, Malformed("not JSON"), BadStatus("HTTP status 500", 500)], ids=str)
-def test_the_first_that_is_not_refused_admits_all(outcome: RequestError | None) -> None:
+@pytest.mark.parametrize("other", [Malformed("not JSON"), BadStatus("HTTP status 500", 500)], ids=str)
+def test_another_failure_does_not_admit_all(other: RequestError) -> None:
+    """It shows nothing of the account: one more request goes, side by side with the others, and no ninth is refused."""
+    together = threading.Barrier(PROBES)
+    made: list[Request] = []
+
+    def fetch(request: Request) -> Response:
+        made.append(request)
+        if made.index(request) == PROBES - 1:
+            raise other
+        together.wait(PATIENCE)
+        raise Refused("no")
+
+    snapshot = run(fetch, requests(100), concurrency=32)
+    assert len(made) == PROBES + 1
+    assert snapshot.account_refused
+
+
+def test_the_first_good_response_admits_all() -> None:
     """From then on requests are made side by side, up to the concurrency."""
     together = threading.Barrier(12)
-    lock = threading.Lock()
-    made = 0
+    made: list[Request] = []
 
-    def fetch(_: Request) -> Response:
-        nonlocal made
-        with lock:
-            made += 1
-            number = made
-        if number == 1 and outcome:
-            raise outcome
-        if 1 < number <= 13:
+    def fetch(request: Request) -> Response:
+        made.append(request)
+        if 1 <= made.index(request) <= 12:
             together.wait(PATIENCE)
         return GOOD
 
     snapshot = run(fetch, requests(7), concurrency=12)
     assert not together.broken
-    assert len(snapshot.responses) == 28 - bool(outcome)
+    assert len(snapshot.responses) == 28
 
 
 def test_the_deadline_ends_a_poll() -> None:
