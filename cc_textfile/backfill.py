@@ -8,7 +8,6 @@ import errno
 import logging
 import os
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 from typing import Self
-
-import click
 
 from cc_textfile.errors import CcTextfileError, Malformed, OutputError, RequestError, SettingsError
 from cc_textfile.ledger.past import MARGIN, Past
@@ -32,6 +28,7 @@ from cc_textfile.portal.responses import Method, Request
 from cc_textfile.portal.transport import Transport
 from cc_textfile.portal.window import PORTAL_ZONE
 from cc_textfile.settings import Settings
+from cc_textfile.summary import progress_bar
 
 BATCH = 1000
 """Requests that are made again, at most, after the process was killed. The first batch is the smallest that shows
@@ -128,27 +125,21 @@ class _Progress:
     def __init__(self, past: Past) -> None:
         self.done = past.total - sum(1 for _ in past.missing())
         self.total = past.total
-        self._bar = None
-        if sys.stderr and sys.stderr.isatty():
-            self._bar = click.progressbar(length=self.total, label="requesting", show_pos=True, file=sys.stderr)
+        self._bar = progress_bar("requesting", after=1)
         self._due = monotonic()
+        self.tick(0, 0)
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.__enter__()
-        self.tick(0, 0)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self._bar:
-            self._bar.__exit__(kind, error, trace)
+            self._bar(self.done, self.done)
 
     def tick(self, made: int, _of_batch: int) -> None:
         """Show that so many more are made than are done."""
         if self._bar:
-            self._bar.update(self.done + made - self._bar.pos)
+            self._bar(self.done + made, self.total)
         elif monotonic() >= self._due:
             self._due = monotonic() + LOG_SECONDS
             log.info("%s of %s requests are made", f"{self.done + made:,}", f"{self.total:,}")

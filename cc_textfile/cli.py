@@ -119,7 +119,7 @@ def _run(load: Callable[[], Settings], *, reloads: bool = True) -> int:
         log.warning("%s", note)
     from cc_textfile import daemon, summary  # noqa: PLC0415 # --help and bad settings need no requests
 
-    progress = summary.progress_bar()
+    progress = summary.progress_bar("polling", after=5)  # calls, a second in all
     cursor = SHOW_CURSOR if progress else ""
     if settings.interval is None:
         SIGNALS.handle(_failed(f"{cursor}%s before the poll was complete"), reloads=reloads)

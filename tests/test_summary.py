@@ -4,7 +4,7 @@ import os
 import pty
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from cc_textfile.errors import Malformed, RequestError
 from cc_textfile.poll import Snapshot
 from cc_textfile.portal.responses import Method, Request
 from cc_textfile.portal.window import Window
-from tests.conftest import Program, account, command, eventually
+from tests.conftest import PATIENCE, Program, account, command, eventually
 
 NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
 
@@ -51,8 +51,8 @@ def test_a_long_poll_shows_a_progress_bar_on_a_terminal_and_only_there(tmp_path:
         assert process.wait() == 0
     os.close(terminal)
     assert "polling" in shown
-    assert "75%" in shown
-    assert shown.index("100%") < shown.index("polled 3 channels")
+    assert "9/12" in shown
+    assert shown.index("12/12") < shown.index("polled 3 channels")
 
 
 def test_a_terminal_that_goes_away_takes_no_poll_with_it(tmp_path: Path, portal: DemoPortal) -> None:
@@ -71,13 +71,31 @@ def test_a_terminal_that_goes_away_takes_no_poll_with_it(tmp_path: Path, portal:
         assert process.wait() == 0
 
 
+def test_a_terminal_that_nobody_reads_stops_no_poll(tmp_path: Path, portal: DemoPortal) -> None:
+    """Such as one that was stopped, or whose network is gone: what is drawn is given up, and the poll is delivered."""
+    portal.fault = lambda method, _: "hang" if method is Method.ISP else None
+    textfile = tmp_path / "a.prom"
+    env = account(portal, CC_TEXTFILE_PATH=str(textfile), TERM="xterm")
+    terminal, end = pty.openpty()
+    os.set_blocking(end, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(end, b"x")
+    os.set_blocking(end, True)
+    with subprocess.Popen(command("run", "--timeout", "2s"), env=env, stderr=end, stdout=subprocess.DEVNULL) as process:
+        os.close(end)
+        assert process.wait(PATIENCE) == 0
+    os.close(terminal)
+    assert textfile.exists()
+
+
 def test_elsewhere_there_is_no_progress_bar(tmp_path: Path, portal: DemoPortal, start: Callable[..., Program]) -> None:
     """A journal is no place for a bar."""
     portal.fault = lambda method, _: "hang" if method is Method.ISP else None
     env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
     program = start(*command("run", "--timeout", "2s"), env=env)
     assert program.end(None) == 0
-    assert "%" not in program.said
+    assert "/12" not in program.said
     assert "polling" not in program.said
 
 
