@@ -285,6 +285,13 @@ def test_what_a_day_held_when_the_channel_was_new_is_not_counted(path: Path, cdn
     [
         "UPDATE channels SET figures = replace(figures, 'hits', 'hitr')",
         "UPDATE channels SET settled_end = CAST(settled_end AS BLOB)",
+        "UPDATE channels SET figures = '[]'",
+        "UPDATE channels SET codes = '[1]'",
+        "UPDATE channels SET codes = replace(hex(zeroblob(5000)), '00', '[[')",
+        "UPDATE ledger SET created = 1000000000000000",
+        "DELETE FROM ledger",
+        "INSERT INTO closed VALUES ('1001', 'isp', 1, 'x', '[[]]')",
+        "INSERT INTO closed VALUES ('1001', 'isp', 1, 1, '[1]')",
         """PRAGMA writable_schema = ON;
         UPDATE sqlite_schema SET sql = replace(sql, 'figures', 'figur' || CAST(x'e5' AS TEXT) || 's')""",
     ],

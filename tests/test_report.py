@@ -5,8 +5,10 @@ import io
 import json
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -144,6 +146,18 @@ def test_on_a_terminal_it_fits_the_width(ledger: Path) -> None:
     assert max(len(line) for line in shown.decode().splitlines()) == 40
     piped = run("report", "--ledger", str(ledger), env=env).stdout
     assert max(len(line) for line in piped.splitlines()) > 40
+
+
+@pytest.mark.parametrize("bits", ["UPDATE days SET traffic = 'x'", "UPDATE days SET codes = 'null'"])
+def test_a_ledger_that_is_damaged(tmp_path: Path, ledger: Path, bits: str) -> None:
+    """It is said, also where SQLite does not notice."""
+    copy = tmp_path / "ledger.sqlite"
+    copy.write_bytes(ledger.read_bytes())
+    with closing(sqlite3.connect(copy)) as db, db:
+        db.execute(bits)
+    done = run("report", "--ledger", str(copy), env=environment())
+    assert done.returncode == 1
+    assert f"the ledger {copy} cannot be used: it is damaged" in done.stderr
 
 
 def test_a_poll_under_way_is_not_disturbed(tmp_path: Path, ledger: Path) -> None:

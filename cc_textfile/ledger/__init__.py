@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from cc_textfile.ledger.file import Day, create, days, explained, has_ledger, moment, opened_for_poll
+from cc_textfile.ledger.file import Day, create, days, explained, has_ledger, moment, number, opened_for_poll
 from cc_textfile.ledger.values import (
     DAY,
     FIGURES,
@@ -391,5 +391,5 @@ class Ledger:
         for name, day, traffic, isp, region in self._db.execute(query):
             if name in self._channels:
                 (isps,), (provinces, countries) = shares_of(isp or "[[]]"), shares_of(region or "[[], []]")
-                found[name] = ClosedDay(moment(day + DAY), traffic, isps, provinces, countries)
+                found[name] = ClosedDay(moment(day + DAY), number(traffic), isps, provinces, countries)
         return found

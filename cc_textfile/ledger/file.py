@@ -25,6 +25,9 @@ READER_WAIT = 5.0
 
 _FOREIGN = "it is not a ledger of cc-textfile. It was left as it is. Give --ledger the path of another file"
 _DAMAGED = "It was left as it is. Put a backup in its place, or move it away to begin a new one, with all counters at 0"
+_MISREAD = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+"""What comes of damage that SQLite does not notice, when its values are read."""
+
 _UNFINISHED = "a backfill into it is not finished. Run `cc-textfile backfill` again, or delete it to begin with a poll"
 
 _SCHEMA = (
@@ -70,12 +73,11 @@ def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
     first = int(datetime.combine(since, datetime.min.time(), PORTAL_ZONE).timestamp())
     query = "SELECT day, channel, traffic, hits, misses, codes, closed FROM days WHERE day >= ? ORDER BY day, channel"
     with explained(path), closing(_connect(path, mode, wait=READER_WAIT)) as db:
-        return [
-            Day(moment(day).date(), name, traffic, hits, misses, json.loads(codes), bool(closed))
-            for day, name, traffic, hits, misses, codes, closed in (
-                db.execute(query, (first,)) if has_ledger(db, path) else ()
-            )
-        ]
+        found = []
+        for day, name, *figures, codes, closed in db.execute(query, (first,)) if has_ledger(db, path) else ():
+            traffic, hits, misses = map(number, figures)
+            found.append(Day(moment(day).date(), name, traffic, hits, misses, dict(json.loads(codes)), bool(closed)))
+        return found
 
 
 @contextmanager
@@ -145,7 +147,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what SQLite finds wrong with the file into a `LedgerError` that says what to do."""
     try:
         yield
-    except (ValueError, sqlite3.DatabaseError) as error:  # the former for text that is not UTF-8, or not JSON
+    except (*_MISREAD, sqlite3.DatabaseError) as error:
         match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
             case sqlite3.SQLITE_BUSY:
                 fault = f"another process has locked it (`fuser -v {path}` names it). Only one poller can use a ledger"
@@ -164,6 +166,13 @@ def explained(path: Path) -> Iterator[None]:
         raise LedgerError(f"the ledger {path} cannot be used: {fault}") from error
     except OSError as error:  # the file, or the working directory of a relative path, went away meanwhile
         raise LedgerError(f"the ledger {path} cannot be used: {error.strerror}") from error
+
+
+def number(value: object) -> int | None:
+    """Return a number of the ledger, or None where it has none; raises `TypeError` where damage left something else."""
+    if not isinstance(value, int | None):
+        raise TypeError("a number is something else")
+    return value
 
 
 def moment(seconds: int) -> datetime:
