@@ -170,6 +170,23 @@ def test_a_signal_ends_a_poll_that_hangs(hang: Hang, interval: str, env: dict[st
     assert list(folder.iterdir()) == []
 
 
+def test_a_signal_that_is_ignored_stays_so(env: dict[str, str], portal: DemoPortal, start: Start) -> None:
+    """Under nohup the end of the terminal ends no command; what a shell starts with & has no SIGINT."""
+    asked, over = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        asked.set()
+        over.wait(PATIENCE)
+
+    portal.fault = wait
+    program = start("sh", "-c", 'trap "" HUP INT; exec "$@"', "sh", *command("run"), env=env)
+    assert asked.wait(PATIENCE)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        program.process.send_signal(number)
+    over.set()
+    assert program.end(None) == 0
+
+
 def test_a_delivery_that_has_begun_is_completed(env: dict[str, str], start: Start) -> None:
     """SIGTERM while the file is written: the file is there, and no temporary one."""
     delay = ("strace", "-f", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=300000")
