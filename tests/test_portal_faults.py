@@ -149,6 +149,32 @@ def test_a_stream_that_slips_costs_the_poll(doubled: str, methods: str, textfile
         assert "more responses came than requests were made" in done.stderr
 
 
+@pytest.mark.parametrize("then", ["together with the next", "a status without a body"])
+def test_a_stream_that_slips_without_a_trace_at_its_end_costs_the_poll(then: str, textfile: Path) -> None:
+    """The second response comes with the next one in one piece, or the right one cannot be taken for another's."""
+    sent: dict[Peer, list[bytes]] = {}
+
+    def script(peer: Peer) -> None:
+        responses = sent.setdefault(peer, [])
+        responses.append(numbers(peer))
+        if len(responses) != 2:
+            peer.server.stopping.wait(0.02)
+            peer.send(responses[-1])
+        elif then == "together with the next":
+            peer.send(*responses)
+        else:
+            peer.send(responses[0])
+            peer.server.stopping.wait(0.02)
+            peer.send(response(b"", 503))
+
+    channels = ",".join(str(number) for number in range(100, 120))
+    with Server(script) as portal:
+        env = account(portal.url, textfile, CHINACACHE_CHANNEL_IDS=channels, CC_TEXTFILE_METHODS="isp")
+        done = run("run", env=env | {"CC_TEXTFILE_CONCURRENCY": "4"})
+    assert (done.returncode, set(failures(textfile))) == (1, {"malformed"})
+    assert samples(textfile, "ChinaCache_metrics_") == []
+
+
 # --- Size ------------------------------------------------------------------------------------------------------------
 
 ROWS = b'{"isp": "\xe4\xb8\xad\xe5\x9b\xbd", "fluxRatio": 0.1},' * (MEBIBYTE // 41)

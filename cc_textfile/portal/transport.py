@@ -8,6 +8,7 @@ What is used of urllib3 beyond its documented interface, tested with 2.6 to 2.8:
 """
 
 import http.client
+import io
 import logging
 import queue
 import re
@@ -57,10 +58,14 @@ T = TypeVar("T")
 
 
 class _Exchange(threading.local):
-    """What the exchange of this thread may still use up: time until `end` (on the monotonic clock), and bytes."""
+    """What the exchange of this thread may still use up, time until `end` (on the monotonic clock) and bytes.
 
-    end: float
-    bytes_left: int
+    `strayed` is true when more had come on its connection than was requested.
+    """
+
+    end = 0.0
+    bytes_left = 0
+    strayed = False
 
     def received(self, count: int) -> None:
         self.bytes_left -= count
@@ -77,6 +82,14 @@ class _TooLongError(Exception):
 
 class _Socket(socket.socket):
     """A socket on which every wait ends when its thread's exchange must end."""
+
+    holds_more = False
+    """Whether more than one response was read together."""
+
+    def makefile(self, *_args: Any, **_kwargs: Any) -> Any:
+        reader = _Reader(super().makefile("rb", 0))
+        reader.sock = self
+        return reader
 
     def settimeout(self, _value: float | None, /) -> None:
         left = _exchange.end - monotonic()
@@ -100,8 +113,21 @@ class _Socket(socket.socket):
         """Tell whether there is more to read than what was requested; wait for it so long."""
         with suppress(OSError):
             super().settimeout(seconds)
-            return bool(super().recv(1024).strip())
+            return self.holds_more or bool(super().recv(1024).strip())
         return False
+
+
+class _Reader(io.BufferedReader):
+    """What a response is read through. What it still holds when that is at its end is not of that response."""
+
+    sock: _Socket
+
+    def close(self) -> None:
+        end, _exchange.end = _exchange.end, 0.0  # else `peek` waits for more
+        with suppress(OSError, ValueError):
+            self.sock.holds_more |= bool(self.peek())
+        _exchange.end = end
+        super().close()
 
 
 class _TlsSocket(_Socket, ssl.SSLSocket):
@@ -139,6 +165,13 @@ class _Connection(HTTPConnection):
                 error = failure
         raise error
 
+    @property
+    def is_connected(self) -> bool:
+        connected = super().is_connected
+        if isinstance(self.sock, _Socket) and (self.sock.holds_more or not connected):
+            _exchange.strayed |= self.sock.has_more(0)
+        return connected
+
 
 class _TlsConnection(_Connection, HTTPSConnection):
     pass
@@ -174,11 +207,13 @@ class Transport:
         self._origin = "" if self.proxy and not tls else f"{place.scheme}://{place.netloc}"
         self._pools: dict[int, Any] = {}  # by thread
         self._strayed = False
+        self._keeps = True
         try:
             if self.proxy:
                 self.proxy = prepend_scheme_if_needed(self.proxy, "http")  # type: ignore[no-untyped-call]
                 user, password = get_auth_from_url(self.proxy)
                 proxy_tls = _tls_context(None) if self.proxy.startswith("https:") else None
+                self._keeps = not (tls and proxy_tls)  # nobody sees what strays in TLS within TLS
                 self._manager = partial(
                     urllib3.ProxyManager,
                     self.proxy,
@@ -211,6 +246,7 @@ class Transport:
         reply, kept = None, False
         began = monotonic()
         _exchange.end, _exchange.bytes_left = began + timeout, limit + MAX_HEAD_BYTES
+        _exchange.strayed = False
         try:
             try:
                 with pool.urlopen(
@@ -228,13 +264,15 @@ class Transport:
                 # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
                 raise self._in_words(error, timeout, limit) from None
             decoded = decode(reply)
-            kept = reply.status == http.HTTPStatus.OK
+            kept = self._keeps and reply.status == http.HTTPStatus.OK
         finally:
             if not kept:
                 self._pools.pop(threading.get_ident(), None)
                 # It may be the response to an earlier request, and the right one comes later.
-                in_doubt = reply and reply.body and pool.num_requests > 1
+                in_doubt = reply and pool.num_requests > 1
                 self._close(pool, min(STRAY_SECONDS + monotonic() - began, MAX_STRAY_SECONDS) if in_doubt else None)
+            if _exchange.strayed:
+                self._strayed = True
         return decoded
 
     def close(self, seconds: float = 0.0) -> bool:
@@ -255,8 +293,8 @@ class Transport:
         with suppress(queue.Empty):
             connection = pool.pool.get_nowait()
             sock = getattr(connection, "sock", None)
-            if seconds is not None and isinstance(sock, _Socket):  # not TLS within TLS, to an https proxy
-                self._strayed |= sock.has_more(seconds)
+            if seconds is not None and sock and sock.has_more(seconds):
+                self._strayed = True
             pool.pool.put(connection)
         pool.close()
 
