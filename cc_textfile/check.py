@@ -104,8 +104,8 @@ def steps(settings: Settings, exporter_url: str, redactor: Redactor) -> Iterator
         yield _ledger(settings.ledger, settings)
     yield from _outputs(settings, redactor)
     if settings.textfile:
-        with suppress(OSError):  # a folder that is closed, or a working directory that is gone: a step shows it
-            yield from _node_exporter(settings.textfile.absolute(), settings, exporter_url, redactor)
+        with suppress(OSError):  # a folder that is closed: a step shows it
+            yield from _node_exporter(settings.textfile, settings, exporter_url, redactor)
 
 
 def of_faults(error: SettingsError) -> list[Step]:

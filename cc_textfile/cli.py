@@ -309,8 +309,8 @@ def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[
             say(f"portal at {portal.url}, {account}, any channels; Ctrl-C ends it")
             SIGNALS.handle(lambda _: 0)
             sys.exit(not portal.stopping.wait())
+        demo_summary.make_folder(folder)
         textfile = Path(folder, "cc_textfile.prom").absolute()
-        demo_summary.make_folder(textfile.parent)
         # A proxy of the environment does not lead to this portal.
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = str(portal.server_address[0])
         once = Settings(

@@ -22,10 +22,6 @@ def os_errors_as(kind: type[CcTextfileError], fault: str, place: Path) -> Iterat
 
 def remedy(number: int | None, place: Path) -> str:
     """Return what to do about an error (errno) at a folder in which something is written, or at a file."""
-    try:
-        place = place.absolute()
-    except FileNotFoundError:
-        return "the working directory is gone: start it in one that exists, or give absolute paths"
     closed = [folder for folder in reversed(place.parents) if not os.access(folder, os.X_OK)]
     rights, barrier = ("x", closed[0]) if closed else ("rwx", place)
     quoted = shlex.quote(str(place))

@@ -127,7 +127,7 @@ def _pushgateway(value: str) -> str:
 
 
 class _File(click.Path):
-    """A path, which a shell completes, and what `use` makes of it."""
+    """A path, which a shell completes, and what `use` makes of it, made absolute."""
 
     def __init__(self, use: Callable[[Path], Any]) -> None:
         super().__init__()
@@ -135,7 +135,11 @@ class _File(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return self.use(path := Path(value))
+            path = Path(value).absolute()
+        except FileNotFoundError:
+            self.fail("a relative path, and the working directory is gone; start it in a folder that exists")
+        try:
+            return self.use(path)
         except (OSError, UnicodeDecodeError) as error:
             self.fail(f"{path} cannot be read: {getattr(error, 'strerror', 'it is not UTF-8')}", param, ctx)
 

@@ -402,13 +402,6 @@ def test_a_path_that_leads_nowhere(env: dict[str, str], folder: Path) -> None:
     checked.has("textfile writable", State.FAILED, "file/a.prom cannot be written: Not a dir", "^correct the path")
 
 
-def test_a_relative_path_without_a_working_directory(env: dict[str, str], folder: Path) -> None:
-    """It is a file that cannot be written, and the check goes on."""
-    gone = ("sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh")
-    checked = Checked(env=env | {"CC_TEXTFILE_PATH": "a.prom"}, before=gone, cwd=folder)
-    checked.has("textfile writable", State.FAILED, "^a.prom cannot be written: ", "^the working directory is gone")
-
-
 @pytest.mark.parametrize(("place", "rights"), [(".", "rwx"), ("..", "x")])
 def test_a_folder_of_another_user(env: dict[str, str], folder: Path, place: str, rights: str) -> None:
     """A folder that this user may not write to, or not enter, is named; the remedy takes nothing from its owner."""

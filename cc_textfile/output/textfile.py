@@ -50,7 +50,7 @@ def _remove(path: Path) -> None:
 
 
 class Textfile:
-    """The file; `path` ends in `.prom`."""
+    """The file; `path` is absolute, and ends in `.prom`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -62,8 +62,7 @@ class Textfile:
         The lock is a name in Linux's abstract socket namespace: it is not in the file system, works in a read-only
         one, and ends with the process. A second name tells which process it is. Raises `OutputError` if it is locked.
         """
-        with self._explained():
-            name = self._lock_name()
+        name = self._lock_name()
         with socket.socket(socket.AF_UNIX) as lock, socket.socket(socket.AF_UNIX) as holder:
             try:
                 lock.bind(f"\0{name}")
@@ -121,9 +120,6 @@ class Textfile:
         return os_errors_as(OutputError, f"{self._path} cannot be written", self._path.parent)
 
     def _lock_name(self) -> str:
-        """Return a name that is the same for all paths to the file. Links to its folder are followed, not its own.
-
-        Raises `OSError` for a relative path when the working directory is gone.
-        """
+        """Return a name that is the same for all paths to the file. Links to its folder are followed, not its own."""
         place = os.path.realpath(self._path.parent) + "/" + self._path.name
         return "cc_textfile/" + hashlib.sha256(os.fsencode(place)).hexdigest()
