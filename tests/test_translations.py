@@ -72,6 +72,10 @@ OTHER_THAN_CLDR = {
     "MO": "Macao Special Administrative Region",  # Likewise.
     "MM": "Myanmar",  # CLDR's short name, and the older exporter's; the long one is "Myanmar (Burma)".
     "TR": "Turkey",  # CLDR's other name, and the older exporter's; the first one is "Türkiye".
+    # CLDR 48's names; those of CLDR 49 are longer.
+    "HM": "Heard & McDonald Islands",
+    "SH": "St. Helena",
+    "TF": "French Southern Territories",
 }
 
 

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from cc_textfile.errors import CcTextfileError
+from cc_textfile.remedies import os_errors_as
 
 
 def table(textfile: Path) -> str:
@@ -53,7 +54,5 @@ The days before the first poll, for Prometheus:
 
 def make_folder(folder: Path) -> None:
     """Make the folder that the demo writes into; raises `CcTextfileError`."""
-    try:
+    with os_errors_as(CcTextfileError, f"the folder {folder} cannot be made", folder.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CcTextfileError(f"the folder {folder} cannot be made: {error.strerror}; give another --folder") from None

@@ -1,18 +1,21 @@
 """What a metric is, and how the metrics of a finished poll are rendered."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain
+from typing import Generic, NamedTuple, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from cc_textfile.ledger import Totals
+from cc_textfile.ledger.values import sums_of
 from cc_textfile.poll import Snapshot
 from cc_textfile.portal.window import Window
 from cc_textfile.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,21 @@ class Results:
         return {"account": self.settings.account} | ({"shard": str(shard)} if shard else {})
 
 
-Series = Iterator[tuple[dict[str, str], float]]
-"""Labels and value of each sample."""
+Labelled = Iterator[tuple[dict[str, str], T]]
+"""Whatever has numbers, each with the labels of its samples."""
 
-
-Decorator = Callable[[Callable[[Results], Series]], None]
+Samples = tuple[tuple[str, ...], Callable[[Results], Labelled[float]]]
+"""The labels of a metric, and what yields its samples."""
 
 
 class Definition(NamedTuple):
-    """A metric: its name, HELP text, labels and type, and where its samples come from."""
+    """A metric: its name, HELP text, labels and type, and what yields its samples."""
 
     name: str
     help: str
     labels: tuple[str, ...]
-    is_counter: bool
-    series: Callable[[Results], Series]
+    series: Callable[[Results], Labelled[float]]
+    is_counter: bool = False
 
     def family(self) -> Metric:
         """Return the metric without samples."""
@@ -56,16 +59,47 @@ class Definition(NamedTuple):
         return kind(self.name, self.help, labels=self.labels)
 
 
-class Metrics(list[Definition]):
-    """The metrics of a module, in the order of the output. Each is a function that yields its samples, decorated."""
+def gauge(name: str, help_text: str, samples: Samples) -> Definition:
+    """Return a gauge."""
+    return Definition(name, help_text, *samples)
 
-    def gauge(self, name: str, help_text: str, *labels: str) -> Decorator:
-        """Return a decorator that adds a gauge."""
-        return lambda series: self.append(Definition(name, help_text, labels, False, series))  # noqa: FBT003
 
-    def counter(self, name: str, help_text: str, *labels: str) -> Decorator:
-        """Return a decorator that adds a counter."""
-        return lambda series: self.append(Definition(name, help_text, labels, True, series))  # noqa: FBT003
+def counter(name: str, help_text: str, samples: Samples) -> Definition:
+    """Return a counter."""
+    return Definition(name, help_text, *samples, is_counter=True)
+
+
+class Source(Generic[T]):
+    """Where metrics have their numbers from: `items` yields it, with labels of these names. None is no number."""
+
+    def __init__(self, items: Callable[[Results], Labelled[T]], *labels: str) -> None:
+        self._items = items
+        self._labels = labels
+
+    def number(self, value: Callable[[T], float | None]) -> Samples:
+        """Return samples of one number of each item."""
+
+        def series(results: Results) -> Labelled[float]:
+            for labels, item in self._items(results):
+                number = value(item)
+                if number is not None:
+                    yield labels, number
+
+        return self._labels, series
+
+    def by(self, label: str, values: Callable[[T], Mapping[str, float | None]]) -> Samples:
+        """Return samples of the numbers of each item, by one more label."""
+
+        def series(results: Results) -> Labelled[float]:
+            for labels, item in self._items(results):
+                for key, number in values(item).items():
+                    if number is not None:
+                        yield {**labels, label: key}, number
+
+        return (*self._labels, label), series
+
+
+POLL: Source[Results] = Source(lambda results: iter([(results.poller, results)]), "account")
 
 
 class ResultsCollector(Collector):
@@ -84,22 +118,20 @@ class ResultsCollector(Collector):
         """Return the families one by one; the samples of each are made as they are read, and can be read once."""
         self.series = 0
         for definition in self._definitions:
-            if next(definition.series(self._results), None):
+            series = definition.series(self._results)
+            if first := next(series, None):
                 family = definition.family()
                 # Not a list, as the annotation has it: of 300,000 samples that took 60 MB and a third of the time.
-                family.samples = self._samples(definition)  # type: ignore[assignment]
+                family.samples = self._samples(definition.name, chain([first], series))  # type: ignore[assignment]
                 yield family
 
-    def _samples(self, definition: Definition) -> Iterator[Sample]:
-        for labels, value in definition.series(self._results):
+    def _samples(self, name: str, series: Iterable[tuple[dict[str, str], float]]) -> Iterator[Sample]:
+        for labels, value in series:
             self.series += 1
-            yield Sample(definition.name, labels, value)
+            yield Sample(name, labels, value)
 
 
-def merged(rows: Iterable[tuple[str, float | None]]) -> Mapping[str, float]:
-    """Add up the rows that end in one label; where one of them has no number, the sum is not known, and left out."""
-    sums: dict[str, float] = {}
-    for label, value in rows:
-        number = math.nan if value is None else value
-        sums[label] = sums[label] + number if label in sums else number
-    return {label: total for label, total in sums.items() if math.isfinite(total)}
+def merged(rows: list[tuple[str, float | None]]) -> Mapping[str, float | None]:
+    """Add up the rows that end in one label; the sum is None where one of them is, or where it is no finite number."""
+    single = dict(rows)
+    return single if len(single) == len(rows) else sums_of(rows)

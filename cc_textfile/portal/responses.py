@@ -37,6 +37,8 @@ class Method(StrEnum):
     REGION = "region"
     HTTP_CODE = "http_code"
 
+    __hash__ = str.__hash__  # that of Enum is a Python function
+
 
 class Request(NamedTuple):
     """One request: a method of the portal, for one channel and one window. For `http_code` the window is whole days."""

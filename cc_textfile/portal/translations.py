@@ -118,6 +118,8 @@ _AS_BEFORE: Final = {
 TABLE: Final = {spelling: name for name, spellings in NAMES.items() for spelling in spellings.split()}
 """The English name for each Chinese spelling."""
 
+_TABLE_AS_BEFORE: Final = TABLE | _AS_BEFORE
+
 
 def translate(name: str) -> str:
     """Return the English name of a carrier, province or country; a name that the table lacks comes back unchanged."""
@@ -126,4 +128,4 @@ def translate(name: str) -> str:
 
 def translate_as_before(name: str) -> str:
     """Return the English name as the older exporter spelled it."""
-    return _AS_BEFORE.get(name) or translate(name)
+    return _TABLE_AS_BEFORE.get(name, name)
