@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import shlex
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -80,10 +81,11 @@ class History:
     instance: str
     output: Path | None
 
-    @property
-    def temporary(self) -> Path | None:
-        """Where the file is written before it gets its name; the same at each start, so that no other is left."""
-        return self.output and self.output.with_name(f".{self.output.name}.cc-textfile")
+
+def temporary(settings: Settings, history: History) -> Path | None:
+    """Return where the file is written before it gets its name; the same at each start, so that no other is left."""
+    output, of_ledger = history.output, zlib.crc32(bytes(settings.ledger or Path()))  # others may have the same output
+    return output and output.with_name(f".{output.name}.{of_ledger:08x}.cc-textfile")
 
 
 def run(settings: Settings, redactor: Redactor, history: History) -> str:
@@ -101,8 +103,12 @@ def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime, 
         again = history.output is not None and os.path.lexists(history.output)
         with _Progress(past) as progress:
             _make_requests(settings, past, partial(poll, fetch, close=close), progress)
-        _write(history.temporary, _openmetrics(past, settings.account, history))
-        past.finish(str(history.output and history.output.absolute()), lambda: _publish(history, again=again))
+        written = temporary(settings, history)
+        _write(written, _openmetrics(past, settings.account, history))
+        past.finish(
+            str(history.output and history.output.absolute()),
+            lambda: _publish(written, history.output, again=again),
+        )
         return _next_steps(history, past, now)
 
 
@@ -231,18 +237,18 @@ def _write(path: Path | None, lines: Iterator[bytes]) -> None:
         raise OutputError(f"{path or 'standard output'} cannot be written: {error.strerror}") from None
 
 
-def _publish(history: History, *, again: bool) -> None:
+def _publish(written: Path | None, output: Path | None, *, again: bool) -> None:
     """Give the file its name, for good, before the ledger forgets what is in it."""
-    if history.output and history.temporary:
+    if written and output:
         try:
-            if os.path.lexists(history.output) and not again:  # of another backfill, meanwhile
+            if os.path.lexists(output) and not again:  # of another backfill, meanwhile
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            history.temporary.rename(history.output)
-            folder = os.open(history.output.parent, os.O_RDONLY)
+            written.rename(output)
+            folder = os.open(output.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
         except OSError as error:
-            raise OutputError(f"{history.output} cannot be written: {error.strerror}") from None
+            raise OutputError(f"{output} cannot be written: {error.strerror}") from None
 
 
 def _next_steps(history: History, past: Past, now: datetime) -> str:

@@ -267,8 +267,8 @@ def backfill(
         on_stop = _failed("%s: what was answered so far is kept, and the same command goes on from there")
 
         def stopped(name: str) -> int:
-            if history.temporary:
-                history.temporary.unlink(missing_ok=True)
+            if unfinished := backfills.temporary(settings, history):
+                unfinished.unlink(missing_ok=True)
             return on_stop(name)
 
         SIGNALS.handle(stopped)

@@ -495,14 +495,18 @@ def test_two_histories_of_one_name(tmp_path: Path) -> None:
     """The second does not replace the first, and what lies in the place of its temporary file is not written to."""
     cdn, history = Cdn(at("03 12:00")), history_of(tmp_path / "h.om", at("01 00:00"))
     (tmp_path / "precious").write_text("precious")
-    (tmp_path / ".h.om.cc-textfile").symlink_to(tmp_path / "precious")
+    settings = settings_of(tmp_path / "2")
+    unfinished, other = (backfills.temporary(each, history) for each in (settings, settings_of(tmp_path / "1")))
+    assert unfinished
+    assert unfinished != other
+    unfinished.symlink_to(tmp_path / "precious")
 
     def fetch(request: Request, deadline: float) -> Response:
         (tmp_path / "h.om").write_text("of another account")
         return answering(cdn)(request, deadline)
 
     with pytest.raises(OutputError, match="cannot be written: File exists"):
-        backfill(settings_of(tmp_path / "2"), history, fetch, cdn.now)
+        backfill(settings, history, fetch, cdn.now)
     assert (tmp_path / "h.om").read_text() == "of another account"
     assert (tmp_path / "precious").read_text() == "precious"
 

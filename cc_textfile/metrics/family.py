@@ -38,7 +38,7 @@ class Results:
 
 
 Labelled = Iterator[tuple[dict[str, str], T]]
-"""Whatever has numbers, each with the labels of its samples."""
+"""Items that have numbers, such as channels, each with the labels of its samples."""
 
 Samples = tuple[tuple[str, ...], Callable[[Results], Labelled[float]]]
 """The labels of a metric, and what yields its samples."""
@@ -70,7 +70,7 @@ def counter(name: str, help_text: str, samples: Samples) -> Definition:
 
 
 class Source(Generic[T]):
-    """Where metrics have their numbers from: `items` yields it, with labels of these names. None is no number."""
+    """Items that metrics have numbers of, and the names of their labels. A number that is None has no sample."""
 
     def __init__(self, items: Callable[[Results], Labelled[T]], *labels: str) -> None:
         self._items = items
@@ -100,6 +100,7 @@ class Source(Generic[T]):
 
 
 POLL: Source[Results] = Source(lambda results: iter([(results.poller, results)]), "account")
+"""The poll as a whole."""
 
 
 class ResultsCollector(Collector):
