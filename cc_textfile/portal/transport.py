@@ -350,12 +350,12 @@ class Transport:
 
 def _read(response: Any, limit: int) -> Reply:
     content = response.read(limit + 1, decode_content=True)
-    if not content and response.length_remaining is None and not response.chunked:
-        # http.client takes headers that break off for headers that are complete.
-        raise http.client.IncompleteRead(content)
-    # Under another status than 200, the status is what matters.
-    if len(content) > limit and response.status == http.HTTPStatus.OK:
-        raise _TooLongError
+    if response.status == http.HTTPStatus.OK:  # else the status is what matters
+        if not content and response.length_remaining is None and not response.chunked:
+            # http.client takes headers that break off for headers that are complete.
+            raise http.client.IncompleteRead(content)
+        if len(content) > limit:
+            raise _TooLongError
     return Reply(response.status, response.headers, content)
 
 
