@@ -324,10 +324,14 @@ def _neighbours(path: Path, settings: Settings, served: Iterable[str], redactor:
 
 
 def _content(path: Path) -> bytes:
-    """Return what is in a regular file, nothing where it cannot be read: what node_exporter cannot read, it says."""
+    """Return what is in a .prom file, nothing where it cannot be read: what node_exporter cannot read, it says.
+
+    Any page may name any file, so no other file is read, and no more than node_exporter could serve.
+    """
     with suppress(OSError):
-        if path.is_file():
-            return path.read_bytes()
+        if path.suffix == ".prom" and path.is_file():
+            with path.open("rb") as file:
+                return file.read(MAX_PAGE_BYTES)
     return b""
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -511,12 +512,14 @@ def test_a_neighbour_with_our_series(
 
 
 def test_neighbours_that_cannot_be_read(env: dict[str, str], folder: Path, portal: DemoPortal) -> None:
-    """Pipes, loops of links and odd paths are passed over: nothing is waited for."""
+    """Pipes, loops of links, odd paths and other files are passed over: nothing is waited for."""
+    run("run", env=env)
+    shutil.copy(folder / "a.prom", folder / "copy")
     os.mkfifo(folder / "b.prom")
     (folder / "c.prom").symlink_to("c.prom")
     lines = (
         f'node_textfile_mtime_seconds{{file="{file}"}} {time}'
-        for file, time in ((folder / "b.prom", 1), ("/x\0", 1), ("/y", "..."), ("/z", "1e+999"))
+        for file, time in ((folder / "b.prom", 1), (folder / "copy", 1), ("/x\0", 1), ("/y", "..."), ("/z", "1e+999"))
     )
     respond(portal, "\n".join([*lines, "node_textfile_scrape_error 0\n"]))
     checked = Checked("--node-exporter", portal.url, env=env | {"CHINACACHE_URL": NOWHERE})

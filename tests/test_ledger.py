@@ -19,8 +19,10 @@ import pytest
 
 from cc_textfile.errors import LedgerError
 from cc_textfile.ledger import ClosedDay, Day, days
+from cc_textfile.ledger.past import Past
 from cc_textfile.portal.responses import HitRate, HttpCode, Isp, Method, Request, Response, StatusCode
 from cc_textfile.portal.window import DAY, Window, midnight
+from cc_textfile.settings import Settings
 from tests.cdn import CODES, SETTLE, STEP, Cdn, answers, at, ledger, poll, polls
 from tests.conftest import POWERLESS, ROOT, Program, needs_root, tool
 
@@ -662,12 +664,14 @@ def test_a_path_that_cannot_be_one(tmp_path: Path, cdn: Cdn, name: str, says: st
 
 @pytest.mark.parametrize("name", ["ledger", "ledger-journal"])
 def test_a_fifo_is_not_waited_for(tmp_path: Path, cdn: Cdn, name: str) -> None:
-    """Neither in the place of the ledger nor of its journal."""
+    """Neither in the place of the ledger nor of its journal, which lies beside the file that a link leads to."""
     poll(cdn, ledger(tmp_path / "ledger"))
+    (tmp_path / "link").symlink_to("ledger")
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
-    with pytest.raises(LedgerError, match=f"{name} is not a regular file"):
-        plan(tmp_path / "ledger", cdn)
+    for path in (tmp_path / "ledger", tmp_path / "link"):
+        with pytest.raises(LedgerError, match=f"{name} is not a regular file"):
+            plan(path, cdn)
 
 
 def damaged(path: Path, cdn: Cdn) -> str:
@@ -860,6 +864,9 @@ def test_a_read_only_file_system(small_disk: Path, cdn: Cdn) -> None:
     for place in (path, small_disk / "other.sqlite"):
         with pytest.raises(LedgerError, match=rf"Read-only file system \(.* ReadWritePaths={small_disk};"):
             plan(place, cdn)
+        settings = Settings(user="me", password="", account="me", channels=("1001",))
+        with pytest.raises(LedgerError, match="Read-only file system"):
+            Past(place, settings, at("01 00:00"), timedelta(hours=1), cdn.now)
     assert days(path, since=at("03 00:00").date())
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert plan(path, cdn)

@@ -112,7 +112,8 @@ def try_write(path: Path, size: int = 0) -> None:
 
 
 def _connect(path: Path, mode: str, wait: float = 0.0) -> sqlite3.Connection:
-    for file in (path, path.with_name(f"{path.name}-journal")):
+    real = Path(os.path.realpath(path))
+    for file in (real, real.with_name(f"{real.name}-journal")):
         if file.exists() and not file.is_file():  # SQLite would wait for the writer of a FIFO
             raise LedgerError(f"the ledger {path} cannot be used: {file} is not a regular file")
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=wait, isolation_level=None)

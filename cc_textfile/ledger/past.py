@@ -97,7 +97,8 @@ class Past:
 
     def _remove_unused(self) -> None:
         if self._is_made:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # none was made, where none can be
+                self._path.unlink()
 
     @property
     def total(self) -> int:
