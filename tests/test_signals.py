@@ -58,7 +58,7 @@ def moments_of_a_poll() -> int:
 
 
 FEW = [n / 8 for n in range(8)]
-MANY = [pytest.param(n / 48, marks=pytest.mark.slow) for n in range(48) if n % 6]
+MANY = [pytest.param(n / 24, marks=pytest.mark.slow) for n in range(24) if n % 3]
 
 
 @pytest.mark.parametrize("part", [*FEW, *MANY])
