@@ -8,11 +8,10 @@ def main() -> None:
     """Run the command line.
 
     Signals are blocked before anything else is imported, so that none ends the process with a traceback or gets lost.
-    One that is ignored stays so, such as SIGHUP under nohup; blocked, it would be taken.
+    SIGHUP stays ignored under nohup; blocked, it would be taken.
     """
-    taken = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    blocked = {number for number in taken if signal.getsignal(number) is not signal.SIG_IGN}
-    signal.pthread_sigmask(signal.SIG_BLOCK, blocked | {signal.SIGUSR1})
+    hangup = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else set()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1} | hangup)
     gc.set_threshold(100_000)  # else Python looks for garbage among modules, for a fifth of the time of a short run
     from cc_textfile.signals import SIGNALS  # noqa: PLC0415 # imports take a tenth of a second
 
