@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -268,7 +268,8 @@ def backfill(
 
         def stopped(name: str) -> int:
             if unfinished := backfills.temporary(settings, history):
-                unfinished.unlink(missing_ok=True)
+                with suppress(OSError):  # there is none
+                    unfinished.unlink()
             return on_stop(name)
 
         SIGNALS.handle(stopped)

@@ -2,15 +2,15 @@
 
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
 import schedule
 
 from cc_textfile import summary
-from cc_textfile.errors import CcTextfileError, LedgerError, SettingsError
+from cc_textfile.errors import CcTextfileError, LedgerError, OutputError, SettingsError
 from cc_textfile.ledger import Ledger, Totals
 from cc_textfile.logs import Redactor
 from cc_textfile.metrics import Results, registry
@@ -64,27 +64,36 @@ class Poller:
             with busy:
                 totals: Totals | None = None
                 if ledger:
-                    try:
+                    with _logged():
                         totals = ledger.record(snapshot.responses, now)
-                    except LedgerError as error:
-                        log.error("%s", error)  # noqa: TRY400 # the message is complete; a traceback is for bugs
                 metrics, collector = registry(Results(settings, snapshot, window, totals))
-                where = self.output.deliver(metrics)
+                try:
+                    where = self.output.deliver(metrics)
+                except OutputError:
+                    if ledger and totals:
+                        with _logged():
+                            ledger.not_delivered()
+                    raise
                 line = summary.poll(snapshot, len(settings.channels), collector.series, where)
         notify(status(line))
         kept = totals is not None or not settings.ledger
         return kept and snapshot.success
 
     def _plan(self, stack: ExitStack, now: datetime) -> tuple[Ledger | None, list[Request]]:
-        settings = self.settings
-        if not settings.ledger:
-            return None, []
-        try:
-            ledger = stack.enter_context(Ledger(settings.ledger, settings))
-            return ledger, ledger.plan(now)
-        except LedgerError as error:
-            log.error("%s", error)  # noqa: TRY400 # the message is complete; a traceback is for bugs
-            return None, []
+        if self.settings.ledger:
+            with _logged():
+                ledger = stack.enter_context(Ledger(self.settings.ledger, self.settings))
+                return ledger, ledger.plan(now)
+        return None, []
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Log what is wrong with the ledger: it costs the counters of a poll, and nothing else."""
+    try:
+        yield
+    except LedgerError as error:
+        log.error("%s", error)  # noqa: TRY400 # the message is complete; a traceback is for bugs
 
 
 def once(settings: Settings, redactor: Redactor, signals: Signals, progress: Progress | None = None) -> bool:

@@ -519,7 +519,13 @@ def test_neighbours_that_cannot_be_read(env: dict[str, str], folder: Path, porta
     (folder / "c.prom").symlink_to("c.prom")
     lines = (
         f'node_textfile_mtime_seconds{{file="{file}"}} {time}'
-        for file, time in ((folder / "b.prom", 1), (folder / "copy", 1), ("/x\0", 1), ("/y", "..."), ("/z", "1e+999"))
+        for file, time in (
+            (folder / "b.prom", 1),
+            (folder / "copy", 1),
+            ("/x\0", 1),
+            ("/y", "..."),
+            ("/a.prom", "9" * 400),
+        )
     )
     respond(portal, "\n".join([*lines, "node_textfile_scrape_error 0\n"]))
     checked = Checked("--node-exporter", portal.url, env=env | {"CHINACACHE_URL": NOWHERE})

@@ -151,6 +151,20 @@ def test_a_method_that_is_new_is_shown_as_0_first(path: Path, cdn: Cdn) -> None:
     assert second.traffic_bytes == cdn.known("1001", "traffic", at("03 13:45"), at("03 13:50"))
 
 
+def test_a_first_value_that_was_not_delivered_is_shown_again(path: Path, cdn: Cdn) -> None:
+    """What was counted meanwhile comes after it; and what another process has recorded since then stays."""
+    for _ in range(2):
+        kept = ledger(path)
+        poll(cdn, kept)
+        kept.not_delivered()
+        cdn.now += STEP
+    again, after = (poll(cdn, ledger(path)).channels["1001"] for _ in range(2))
+    assert (again.traffic_bytes, again.requests["hit"], again.responses["200"]) == (0, 0, 0)
+    assert after.traffic_bytes == cdn.known("1001", "traffic", at("03 13:45"), at("03 13:55")) > 0
+    kept.not_delivered()
+    assert poll(cdn, ledger(path)).channels["1001"].traffic_bytes == after.traffic_bytes
+
+
 def test_a_method_that_is_asked_again_goes_on_where_it_stood(path: Path, cdn: Cdn) -> None:
     """Its counter was not exported in between, and the day close counts the day as a whole."""
     before = polls(cdn, path, at("04 06:00")).channels["1001"]

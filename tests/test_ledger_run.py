@@ -195,6 +195,18 @@ def test_a_ledger_that_cannot_be_used_costs_its_counters_and_no_more(
     assert what_to_do in line or fault is folder_is_away
 
 
+def test_counters_begin_with_0_also_where_their_first_file_cannot_be_written(host: Host) -> None:
+    """`increase()` sees all that was counted, from the first poll on."""
+    elsewhere = host.textfile.parent.rename(host.textfile.parent.with_name("elsewhere"))
+    assert "cannot be written" in host.poll()
+    elsewhere.rename(host.textfile.parent)
+    host.world.now += 2 * STEP
+    host.poll()
+    assert set(exported(host.textfile).counters.values()) - {0, 300, 600} == set()
+    host.poll()
+    compare(host)
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -340,7 +340,10 @@ def test_without_gauges_there_is_no_window() -> None:
 
 
 def test_a_method_is_up_when_all_its_requests_were_answered_well() -> None:
-    """A request for the ledger counts like one for a gauge; a poll that had nothing to ask is no failed poll."""
+    """A request for the ledger counts like one for a gauge; a poll that had nothing to ask is no failed poll.
+
+    But for one whose ledger is broken: nobody knows what there was to ask.
+    """
     late = Request("47", Method.ISP, Window(WINDOW.start - timedelta(hours=1), WINDOW.start))
     snapshot = EXAMPLE.snapshot
     found = parsed(text_of(replace(EXAMPLE, snapshot=replace(snapshot, failures={late: RequestTimeout("late")}))))
@@ -350,6 +353,8 @@ def test_a_method_is_up_when_all_its_requests_were_answered_well() -> None:
     assert found[named("cc_textfile_poll_failures", account="me", method="isp", reason="timeout")] == 1
     nothing = parsed(text_of(replace(EXAMPLE, snapshot=Snapshot({}, {}, NOW, 0.0))))
     assert nothing[named("cc_textfile_poll_success", account="me")] == 1
+    broken = parsed(text_of(replace(EXAMPLE, snapshot=Snapshot({}, {}, NOW, 0.0), totals=None)))
+    assert broken[named("cc_textfile_poll_success", account="me")] == 0
 
 
 def test_labels_of_the_channels_file_are_exported() -> None:

@@ -8,6 +8,8 @@ import pty
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -21,7 +23,7 @@ from cc_textfile.portal.client import DECODERS
 from cc_textfile.portal.responses import Method, Request
 from cc_textfile.portal.window import DAY, Window, midnight
 from cc_textfile.settings import Settings
-from tests.conftest import command, environment, run
+from tests.conftest import PATIENCE, command, environment, run
 
 NOW = datetime.now(UTC)
 YESTERDAY = Window.day(NOW - DAY)
@@ -158,6 +160,21 @@ def test_a_ledger_that_is_damaged(tmp_path: Path, ledger: Path, bits: str) -> No
     done = run("report", "--ledger", str(copy), env=environment())
     assert done.returncode == 1
     assert f"the ledger {copy} cannot be used: it is damaged" in done.stderr
+
+
+def test_a_ledger_that_grows_meanwhile_is_not_cut_short(tmp_path: Path, ledger: Path) -> None:
+    """The report waits for a commit, which may make the file longer."""
+    copy, connected = tmp_path / "ledger.sqlite", threading.Event()
+    copy.write_bytes(ledger.read_bytes())
+    sys.addaudithook(lambda event, _: connected.set() if event == "sqlite3.connect/handle" else None)
+    with closing(sqlite3.connect(copy, isolation_level=None)) as db, ThreadPoolExecutor() as threads:
+        db.execute("BEGIN EXCLUSIVE")
+        connected.clear()
+        found = threads.submit(days, copy, since=YESTERDAY.start.date())
+        assert connected.wait(PATIENCE)
+        db.execute("CREATE TABLE more AS SELECT hex(randomblob(100000))")
+        db.execute("COMMIT")
+        assert len(found.result()) == 2 * len(CHANNELS)
 
 
 def test_a_poll_under_way_is_not_disturbed(tmp_path: Path, ledger: Path) -> None:

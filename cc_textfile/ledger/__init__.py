@@ -142,6 +142,22 @@ class Ledger:
         self._cleanup.pop_all()
         return totals
 
+    def not_delivered(self) -> None:
+        """Show again as 0, at the next poll, what `record` returned as 0 for the first time; raises `LedgerError`.
+
+        To be called when nobody has seen it.
+        """
+        changes = []
+        for name, channel in self._channels.items():
+            recorded = as_json(channel.figures), as_json(channel.codes)
+            for counter in (*channel.figures.values(), *channel.codes.values()):
+                counter.shown = None if counter.is_new else counter.shown
+            changes.append((as_json(channel.figures), as_json(channel.codes), name, *recorded))
+        query = "UPDATE channels SET (figures, codes) = (?, ?) WHERE (channel, figures, codes) = (?, ?, ?)"
+        with explained(self._path), opened_for_poll(self._path) as db:
+            db.executemany(query, changes)
+            db.execute("COMMIT")
+
     def _open(self, now: datetime) -> None:
         existed = os.path.lexists(self._path)
         self._db = self._cleanup.enter_context(opened_for_poll(self._path))

@@ -74,6 +74,7 @@ def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
     query = "SELECT day, channel, traffic, hits, misses, codes, closed FROM days WHERE day >= ? ORDER BY day, channel"
     with explained(path), closing(_connect(path, mode, wait=READER_WAIT)) as db:
         found = []
+        db.execute("BEGIN")
         for day, name, *figures, codes, closed in db.execute(query, (first,)) if has_ledger(db, path) else ():
             traffic, hits, misses = map(number, figures)
             found.append(Day(moment(day).date(), name, traffic, hits, misses, dict(json.loads(codes)), bool(closed)))
@@ -124,11 +125,11 @@ def has_ledger(db: sqlite3.Connection, path: Path, *, unfinished: bool = False) 
 
     With `unfinished`, a backfill that is not finished is nothing yet (`ledger.past`).
     """
-    size = path.stat().st_size
     pages, page_size, application_id, version = (
         int(db.execute(f"PRAGMA {name}").fetchone()[0])
         for name in ("page_count", "page_size", "application_id", "user_version")
     )
+    size = path.stat().st_size  # in the same transaction: the one above waits for a commit, which may add pages
     fault = ""
     if size and application_id != APPLICATION_ID:
         fault = _FOREIGN

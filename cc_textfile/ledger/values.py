@@ -62,9 +62,11 @@ class Counter:
 
     sum: int = 0
     shown: int | None = None
+    is_new: bool = False
 
     def show(self) -> int:
         """Return the value to export: 0 the first time, so that `increase()` sees the first step."""
+        self.is_new = self.shown is None
         self.shown = 0 if self.shown is None else max(self.shown, self.sum)
         return self.shown
 

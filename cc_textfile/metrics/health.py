@@ -36,6 +36,11 @@ FAILURES = Source(_failures, "account", "method")
 UP = Source(_up, "account", "method")
 
 
+def _success(results: Results) -> bool:
+    """Tell whether a request was answered well, or a ledger that was kept had nothing to ask."""
+    return bool(results.snapshot.responses) or (results.snapshot.success and results.totals is not None)
+
+
 def _version(results: Results) -> Labelled[float]:
     """Return 1; a poller that is one of several on a host adds what tells it from the others."""
     poller = results.poller
@@ -53,7 +58,7 @@ METRICS = (
     gauge("cc_textfile_poll_duration_seconds", "How long the poll took.",
           POLL.number(lambda results: results.snapshot.seconds)),
     gauge("cc_textfile_poll_success", "1 when at least one request of the poll was answered well, else 0.",
-          POLL.number(lambda results: results.snapshot.success)),
+          POLL.number(_success)),
     gauge("cc_textfile_poll_requests", "Requests that the poll had to make.",
           POLL.by("method", lambda results: _by_method((request.method, 1) for request in results.snapshot.requests))),
     gauge("cc_textfile_poll_failures", "Requests of the poll that brought no numbers, by reason; 0 when none.",
