@@ -70,8 +70,9 @@ def _forms(secret: str) -> set[str]:
     encoded |= {quote(form, safe="") for form in encoded}
     lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
     escaped = {text[1:-1] for text in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret))}
-    # Go escapes these three in JSON, and PHP slashes.
-    escaped |= {re.sub("[&<>]", lambda match: f"\\u{ord(match[0]):04x}", text) for text in escaped}
+    # Go escapes three characters in JSON, Gson two more, and PHP slashes.
+    for characters in ("[&<>]", "[&<>=']"):
+        escaped |= {re.sub(characters, lambda match: f"\\u{ord(match[0]):04x}", text) for text in escaped}
     escaped |= {text.replace("/", "\\/") for text in escaped}
     in_base64 = base64.b64encode(secret.encode()).decode()
     forms = {secret, secret.replace("+", " "), *encoded, *lower, *escaped, in_base64}

@@ -39,6 +39,9 @@ FORMS: dict[str, Callable[[str], str]] = {
     "JSON, as Go": lambda secret: re.sub(
         "[&<>]", lambda match: f"\\u{ord(match[0]):04x}", json.dumps(secret, ensure_ascii=False)[1:-1]
     ),
+    "JSON, as Gson": lambda secret: re.sub(
+        "[&<>=']", lambda match: f"\\u{ord(match[0]):04x}", json.dumps(secret, ensure_ascii=False)[1:-1]
+    ),
     "JSON, as PHP": lambda secret: json.dumps(secret)[1:-1].replace("/", "\\/"),
     "JSON": lambda secret: json.dumps(secret)[1:-1],
     "JSON in UTF-8": lambda secret: json.dumps(secret, ensure_ascii=False)[1:-1],

@@ -175,6 +175,20 @@ def test_a_stream_that_slips_without_a_trace_at_its_end_costs_the_poll(then: str
     assert samples(textfile, "ChinaCache_metrics_") == []
 
 
+def test_what_servers_send_too_much_of_is_no_second_response(textfile: Path) -> None:
+    """A line break after each body, and a body of a status that has none, cost no other channel its numbers."""
+
+    def script(peer: Peer) -> None:
+        peer.send(numbers(peer) + b"\r\n" if channel_of(peer) != "104" else response(b"", 204) + b"No Content")
+
+    channels = [str(number) for number in range(100, 120)]
+    with Server(script) as portal:
+        env = account(portal.url, textfile, CHINACACHE_CHANNEL_IDS=",".join(channels), CC_TEXTFILE_METHODS="isp")
+        done = run("run", env=env | {"CC_TEXTFILE_CONCURRENCY": "2"})
+    assert done.returncode == 0
+    assert {each.labels["channel"] for each in samples(textfile, "ChinaCache_metrics_")} == {*channels} - {"104"}
+
+
 # --- Size ------------------------------------------------------------------------------------------------------------
 
 ROWS = b'{"isp": "\xe4\xb8\xad\xe5\x9b\xbd", "fluxRatio": 0.1},' * (MEBIBYTE // 41)

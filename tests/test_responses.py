@@ -164,15 +164,17 @@ NOT_NUMBERS = [-1, -0.5, 10**400, float("nan"), float("inf"), True, False, "17",
 @pytest.mark.parametrize("value", NOT_NUMBERS)
 @pytest.mark.parametrize(("method", "field"), [(Method.ISP, "totalFlux"), (Method.REGION, "totalFlux")])
 def test_a_total_that_cannot_be_read_costs_the_total_alone(method: Method, field: str, value: object) -> None:
-    """The rows stay; without rows either, the response is malformed."""
+    """The rows stay; without a number in a row either, the response is malformed."""
     fields = changed(method, **{field: value})
     response = decode(method, fields)
     assert isinstance(response, Isp | Region)
     assert response.total_bytes is None
     assert response == decode(method, GOOD[method] | {field: None})
     words = "missing" if value is ... else "not a count"
-    with pytest.raises(Malformed, match=f"^`totalFlux`: {words}$"):
-        decode(method, {field: value for field, value in fields.items() if field in {"code", "totalFlux"}})
+    without = {name: each for name, each in fields.items() if name in {"code", "totalFlux"}}
+    for rows in ({}, {"isps": [{"isp": "x"}], "states": [{"stateOrRegionName": "x", "fluxRatio": "1"}]}):
+        with pytest.raises(Malformed, match=f"^`totalFlux`: {words}$"):
+            decode(method, without | rows)
 
 
 @pytest.mark.parametrize("value", NOT_NUMBERS)

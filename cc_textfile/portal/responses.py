@@ -127,7 +127,7 @@ def decode_isp(status: int, body: bytes) -> Isp:
     fields = _good_object(status, body, "code", good=1.0)
     total = _number(fields.get("totalFlux"))
     isps, dropped = _shares(fields, "isps", "isp")
-    _require(fields, total is not None or isps, "totalFlux")
+    _require(fields, total is not None or _has_number(isps), "totalFlux")
     return Isp(total_bytes=total, isps=isps, dropped_rows=dropped)
 
 
@@ -137,7 +137,7 @@ def decode_region(status: int, body: bytes) -> Region:
     total = _number(fields.get("totalFlux"))
     provinces, dropped_provinces = _shares(fields, "provinces", "provinceName")
     countries, dropped_countries = _shares(fields, "states", "stateOrRegionName")
-    _require(fields, total is not None or provinces or countries, "totalFlux")
+    _require(fields, total is not None or _has_number(provinces + countries), "totalFlux")
     return Region(
         total_bytes=total,
         provinces=provinces,
@@ -234,6 +234,10 @@ def _rows(fields: Json, key: str, read: Callable[[Json], Row]) -> tuple[tuple[Ro
     named = tuple(row for row in rows if row[0])
     dropped = sum(not row[0] or row[1:] == (None, None, None) for row in rows)
     return named, dropped, len(rows) - len(named)
+
+
+def _has_number(rows: tuple[Share, ...]) -> bool:
+    return any(row[1:] != (None, None, None) for row in rows)
 
 
 def _name(value: object) -> str:

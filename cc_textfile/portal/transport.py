@@ -44,6 +44,9 @@ MAX_STRAY_SECONDS = 0.5
 
 INTERIM_STATUSES = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTOCOLS}
 
+BODILESS = (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED)
+"""Some servers send a body all the same."""
+
 NO_RETRIES = urllib3.Retry(total=False)
 
 UNKNOWN_ISSUER = range(18, 22)
@@ -125,7 +128,7 @@ class _Reader(io.BufferedReader):
     def close(self) -> None:
         end, _exchange.end = _exchange.end, 0.0  # else `peek` waits for more
         with suppress(OSError, ValueError):
-            self.sock.holds_more |= bool(self.peek())
+            self.sock.holds_more |= bool(self.peek().strip())  # some servers end a body with a line break
         _exchange.end = end
         super().close()
 
@@ -269,7 +272,7 @@ class Transport:
             if not kept:
                 self._pools.pop(threading.get_ident(), None)
                 # It may be the response to an earlier request, and the right one comes later.
-                in_doubt = reply and pool.num_requests > 1
+                in_doubt = reply and reply.status not in BODILESS and pool.num_requests > 1
                 self._close(pool, min(STRAY_SECONDS + monotonic() - began, MAX_STRAY_SECONDS) if in_doubt else None)
             if _exchange.strayed:
                 self._strayed = True
