@@ -162,17 +162,23 @@ def _secret(path: Path) -> str:
 def _channel(words: list[str]) -> tuple[str, dict[str, str]]:
     channel, labels = words[0], {}
     if not channel.isprintable() or re.search(r"[\s,;=\"']", channel):
-        _fail(f"{channel!r} is not a channel id: ids have no blanks, commas, quotes or =")
+        _fail("not a channel id: ids have no blanks, commas, quotes or =")
     for word in words[1:]:
         name, equals, value = word.partition("=")
         if not equals or name in labels or not _LABEL.fullmatch(name):
-            _fail(f'{word!r} is not a label: write name="value", each name once, and not account or channel')
+            _fail('not a label: write name="value", each name once, and not account or channel')
         labels[name] = value
     return channel, labels
 
 
 def _channels(value: str) -> Channels:
-    return [_channel([item.strip()]) for item in value.split(",") if item.strip()] or _fail("no channel")
+    found = []
+    for item in filter(None, map(str.strip, value.split(","))):
+        try:
+            found.append(_channel([item]))
+        except click.BadParameter as error:
+            _fail(f"{item!r} is {error.message}")
+    return found or _fail("no channel")
 
 
 def _channels_file(path: Path) -> Channels:
@@ -184,7 +190,7 @@ def _channels_file(path: Path) -> Channels:
         except ValueError:
             _fail(f"{path}, line {number}: a quote or a backslash has no end")
         except click.BadParameter as error:
-            _fail(f"{path}, line {number}: {error.message}")
+            _fail(f"{path}, line {number}: {error.message}")  # without the words: it may be the password's file
     return found or _fail(f"{path} has no channel in it")
 
 

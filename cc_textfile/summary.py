@@ -133,6 +133,7 @@ def progress_bar(label: str, *, after: int) -> Progress | None:
     file = open(2, "w", closefd=False)  # noqa: SIM115 # for as long as the process lives
     bars: list[Any] = []
     ticks = 0
+    stopped = False
 
     def draw(done: int, total: int) -> None:
         if ticks == after:
@@ -143,12 +144,12 @@ def progress_bar(label: str, *, after: int) -> Progress | None:
             bars.pop().__exit__(None, None, None)
 
     def tick(done: int, total: int) -> None:
-        nonlocal ticks
+        nonlocal ticks, stopped
         ticks = ticks + 1 if done < total else 0
         try:
-            if bars or ticks == after:
+            if not stopped and (bars or ticks == after):
                 within(DRAW_SECONDS, partial(draw, done, total))
         except (OSError, CcTextfileError):  # the terminal is gone, or it has stopped, and the poll goes on
-            bars.clear()
+            stopped = True
 
     return tick

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -18,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from cc_textfile.errors import CcTextfileError, SettingsError
 from cc_textfile.portal.responses import Method
 from cc_textfile.portal.window import DAY, PORTAL_ZONE
+from cc_textfile.workers import Workers
 
 USER: Final = "demo"
 PASSWORD: Final = "not-a-secret"  # noqa: S105 # opens this portal alone
@@ -177,7 +179,7 @@ class DemoPortal(ThreadingHTTPServer):
     @contextmanager
     def serving(self) -> Iterator["DemoPortal"]:
         """Serve in the background until the block is left; responses that hang by then are ended."""
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        Workers(partial(self.serve_forever, 0.05))
         try:
             yield self
         finally:

@@ -56,9 +56,9 @@ class Past:
         self._is_made = not os.path.lexists(path)
         latest = math.floor((now.timestamp() - max(settings.settle, MARGIN + 1)) / STEP) * STEP
         with ExitStack() as stack:
-            stack.callback(self._remove_unused)
             stack.enter_context(explained(path))
             self._db = stack.enter_context(opened_for_poll(path))
+            stack.callback(self._remove_unused)  # not before: the file may be that of a process that was faster
             self._began, self.end, self.output = self._opened(int(now.timestamp()), latest)
             self._cleanup = stack.pop_all()
         days = range(self.first, self.end, DAY)
@@ -97,8 +97,7 @@ class Past:
 
     def _remove_unused(self) -> None:
         if self._is_made:
-            with suppress(OSError):  # none was made, where none can be
-                self._path.unlink()
+            self._path.unlink(missing_ok=True)
 
     @property
     def total(self) -> int:
