@@ -151,7 +151,7 @@ def test_a_channels_file_has_channels_and_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("10 20", 'line 1: not a label: write name="value"'),
+        ("10 20", 'not a label: write name="value"'),
         ("10,20", "not a channel id"),
         ("team=web", "not a channel id"),
         ("10 team=a team=b", "not a label"),
@@ -163,7 +163,7 @@ def test_a_channels_file_has_channels_and_labels(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_line_of_a_channels_file_is_named(tmp_path: Path, line: str, fault: str) -> None:
-    """The fault has the file, the line, and what is wrong with it; not what is there: the file may be the password's."""
+    """The fault has the file, the line, and what is wrong with it; not what is there, which may be a password."""
     file = tmp_path / "channels"
     file.write_text(f"# ours\n{line}\n")
     (found,) = faults("--channels-file", str(file))
