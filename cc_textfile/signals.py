@@ -33,7 +33,7 @@ class Signals:
         self._main: int
         self._started = threading.Event()
         self._reloads = False
-        self._on_stop: Callable[[str], int] = lambda name: 128 + signal.Signals[name]
+        self._on_stop: Callable[[str], int] = _die
 
     def wait(self, command: Callable[[], object]) -> None:
         """Run the command in a thread, and wait for its end or a signal. To be called once, by the main thread.
@@ -78,6 +78,15 @@ class Signals:
         self.busy.acquire(timeout=STOP_SECONDS)
         # Without this, a thread that hangs in a write would make Python's own end wait for it, or abort.
         os._exit(self._on_stop(name))
+
+
+def _die(name: str) -> int:
+    """End by the signal itself: for systemd an exit status would be a failure."""
+    number = signal.Signals[name]
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    return 128 + number  # pragma: no cover # process 1 of a container gets here: no signal of its own ends it
 
 
 SIGNALS = Signals()

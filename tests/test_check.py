@@ -396,6 +396,18 @@ def test_a_user_without_a_name(env: dict[str, str]) -> None:
     checked.has("textfile writable", State.OK, "^user 4000000 can write to ")
 
 
+def test_a_file_whose_place_cannot_be_taken(env: dict[str, str], folder: Path) -> None:
+    """A folder of that name, or the file of another user in a folder such as /tmp."""
+    needs_root()
+    (folder / "b.prom").mkdir()
+    checked = Checked(env=env | {"CC_TEXTFILE_PATH": f"{folder}/b.prom"})
+    checked.has("textfile writable", State.FAILED, "b.prom cannot be written: Is a directory", "^correct the path")
+    folder.chmod(0o1777)
+    (folder / "a.prom").touch()
+    checked = Checked(env=env, before=("setpriv", "--reuid=65534", "--clear-groups"))
+    checked.has("textfile writable", State.FAILED, "a.prom cannot be written: Operation not permitted", "^remove what")
+
+
 def test_a_path_that_leads_nowhere(env: dict[str, str], folder: Path) -> None:
     """A file where the folder should be is named."""
     (folder / "file").touch()

@@ -93,9 +93,16 @@ class Textfile:
         return f"wrote {self._path}"
 
     def try_write(self, size: int) -> None:
-        """Write so many bytes beside the file, as `deliver` would, and remove them; raises `OutputError`."""
-        with self._written(lambda content: content.write_bytes(bytes(size))):
-            pass
+        """Write so many bytes beside the file, as `deliver` would, and remove them; raises `OutputError`.
+
+        Also where a file could be written, but could not take the place of the one that is there.
+        """
+        with self._written(lambda content: content.write_bytes(bytes(size))), suppress(FileNotFoundError):
+            folder, there = self._path.parent.stat(), self._path.lstat()
+            if stat.S_ISDIR(there.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if folder.st_mode & stat.S_ISVTX and os.geteuid() not in (0, folder.st_uid, there.st_uid):
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     @contextmanager
     def _written(self, write: Callable[[Path], object]) -> Iterator[Path]:
