@@ -137,7 +137,7 @@ def _settings(settings: Settings, redactor: Redactor) -> Iterator[Step]:
         value = getattr(settings, name, None)
         if value is not None:
             text = durationpy.to_str(timedelta(seconds=value)) if isinstance(value, float) else shown.get(name, value)
-            yield Step(f"settings {name}", OK, f"{text} ({settings.origin(name)})")
+            yield Step(f"settings {name}", OK, f"{text} ({settings.origins[name]})")
     for note in settings.notes:
         yield Step("settings", WARNING, note)
 
@@ -185,7 +185,7 @@ def _clock(host: datetime, portal: datetime) -> Iterator[Step]:
 def _fix(error: RequestError, settings: Settings, proxy: str | None, *, admitted: bool) -> str:
     """Return what to do about a request that failed."""
     if is_refusal(error) and not admitted:
-        user, password, channels = map(settings.origin, ("user", "password", "channels"))
+        user, password, channels = (settings.origins[name] for name in ("user", "password", "channels"))
         remedy = f"correct user {settings.user} ({user}) or password ({password})"
         return f"{remedy}, unless it is about the channel ({channels}); no further request was made"
     if is_refusal(error):

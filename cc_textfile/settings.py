@@ -35,7 +35,7 @@ _LABEL = re.compile(r"(?!__|(?:account|channel)\Z)[a-zA-Z_][a-zA-Z0-9_]*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What a command needs to know; durations are in seconds, `querytime` is in minutes, `notes` are warnings."""
+    """What a command needs to know; durations in seconds, `querytime` in minutes, `notes` and `origins` in words."""
 
     user: str
     password: str = field(repr=False)
@@ -64,10 +64,6 @@ class Settings:
     log_format: str = "text"
     origins: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    def origin(self, name: str) -> str:
-        """Return where a setting came from, in words."""
-        return self.origins.get(name, "default")
 
 
 # The types of the settings, from here to `Setting`: each returns what was written means, or raises BadParameter.
@@ -159,26 +155,21 @@ def _secret(path: Path) -> str:
     return content or _fail(f"{path} is empty")
 
 
-def _channel(words: list[str]) -> tuple[str, dict[str, str]]:
+def _channel(words: list[str], what: str) -> tuple[str, dict[str, str]]:
     channel, labels = words[0], {}
     if not channel.isprintable() or re.search(r"[\s,;=\"']", channel):
-        _fail("not a channel id: ids have no blanks, commas, quotes or =")
+        _fail(f"{what}not a channel id: ids have no blanks, commas, quotes or =")
     for word in words[1:]:
         name, equals, value = word.partition("=")
         if not equals or name in labels or not _LABEL.fullmatch(name):
-            _fail('not a label: write name="value", each name once, and not account or channel')
+            _fail(f'{what}not a label: write name="value", each name once, and not account or channel')
         labels[name] = value
     return channel, labels
 
 
 def _channels(value: str) -> Channels:
-    found = []
-    for item in filter(None, map(str.strip, value.split(","))):
-        try:
-            found.append(_channel([item]))
-        except click.BadParameter as error:
-            _fail(f"{item!r} is {error.message}")
-    return found or _fail("no channel")
+    items = filter(None, map(str.strip, value.split(",")))
+    return [_channel([item], f"{item!r} is ") for item in items] or _fail("no channel")
 
 
 def _channels_file(path: Path) -> Channels:
@@ -186,11 +177,10 @@ def _channels_file(path: Path) -> Channels:
     for number, line in enumerate(_read(path).split("\n"), start=1):
         try:
             if words := shlex.split(line, comments=True):
-                found.append(_channel(words))
+                # Without the words in a fault: they may be the password, where the two files were swapped.
+                found.append(_channel(words, f"{path}, line {number}: "))
         except ValueError:
             _fail(f"{path}, line {number}: a quote or a backslash has no end")
-        except click.BadParameter as error:
-            _fail(f"{path}, line {number}: {error.message}")  # without the words: it may be the password's file
     return found or _fail(f"{path} has no channel in it")
 
 
@@ -366,7 +356,7 @@ def _load(ctx: click.Context, *, fills_ledger: bool) -> Settings:
         account_given="account" in values,
         channels=tuple(channels),
         channel_labels={channel: labels for channel, labels in channels.items() if labels},
-        origins=origins,
+        origins=dict.fromkeys(BY_NAME, "default") | origins,
         notes=tuple(_notes(values, origins, [channel for channel, _ in given])),
     )
 

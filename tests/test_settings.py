@@ -83,7 +83,7 @@ def test_flags_win_over_variables() -> None:
     settings = load("--user", "you", "--channels", "7", "--textfile", "/a.prom", "--querytime", "9", QUERYTIME="8")
     assert (settings.user, settings.channels, settings.querytime) == ("you", ("7",), 9)
     assert settings.textfile == Path("/a.prom")
-    origins = [settings.origin(name) for name in ("user", "password", "timeout")]
+    origins = [settings.origins[name] for name in ("user", "password", "timeout")]
     assert origins == ["flag --user", "variable CHINACACHE_PASS", "default"]
 
 
@@ -131,7 +131,7 @@ def test_a_password_file_is_read_without_its_last_newline(tmp_path: Path, conten
     file.write_bytes(content.encode())
     settings = load("--password-file", str(file))
     assert settings.password == password
-    assert settings.origin("password") == f"flag --password-file, file {file}"
+    assert settings.origins["password"] == f"flag --password-file, file {file}"
 
 
 def test_a_channels_file_has_channels_and_labels(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_credentials_are_read_when_nothing_else_is_set(tmp_path: Path) -> None:
         file.write_text(f"{file.name}\n")
     settings = load(**bare)
     assert (settings.user, settings.password) == ("username", "password")
-    assert settings.origin("password") == f"credential {password}"
+    assert settings.origins["password"] == f"credential {password}"
     assert load(CREDENTIALS_DIRECTORY=str(tmp_path)).password == "secret"
     assert load("--password-file", str(other), **bare).password == "other"
     password.unlink()

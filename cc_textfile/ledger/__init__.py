@@ -60,17 +60,13 @@ if TYPE_CHECKING:
 __all__ = ["ChannelTotals", "ClosedDay", "Day", "Ledger", "Totals", "days"]
 
 DAYS_KEPT = 92
-
 _TIMES = ("started", "first_code_day", "settled_end", "settled_seconds", "lost_seconds")
 
 log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """The ledger in one poll, a context manager: `plan`, then `record`. Closed without `record` it changes nothing.
-
-    Of the settings it needs channels, methods, and the three delays.
-    """
+    """The ledger in one poll, a context manager: `plan`, then `record`. Closed without `record` it changes nothing."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
@@ -81,8 +77,7 @@ class Ledger:
         self._cleanup = ExitStack()
         self._db: sqlite3.Connection
         self._is_new = False
-        self._created = 0
-        self._clock_ahead = 0
+        self._created = self._clock_ahead = 0
         self._channels: dict[str, Channel] = {}
         self._days: dict[tuple[int, str], DayRecord] = {}
         self._stretches: dict[str, Stretch] = {}
@@ -111,7 +106,7 @@ class Ledger:
                 self._plan_stretches(time)
                 self._plan_closes(time)
         wanted: dict[Request, None] = {}
-        for name in [*self._stretches, *(name for name in self._names if name not in self._stretches)]:
+        for name in dict.fromkeys((*self._stretches, *self._names)):
             requests = self._stretches[name].requests if name in self._stretches else ()
             codes = self._code_requests.get(name)
             wanted.update(dict.fromkeys((*requests, codes) if codes else requests))
@@ -143,10 +138,7 @@ class Ledger:
         return totals
 
     def not_delivered(self) -> None:
-        """Show again as 0, at the next poll, what `record` returned as 0 for the first time; raises `LedgerError`.
-
-        To be called when nobody has seen it.
-        """
+        """Let what `record` showed as 0 for the first time be shown as 0 again; raises `LedgerError`."""
         changes = []
         for name, channel in self._channels.items():
             recorded = as_json(channel.figures), as_json(channel.codes)
@@ -186,10 +178,10 @@ class Ledger:
             end = min(latest, midnight_of(start) + DAY)
             if end <= start:
                 continue
-            requests = [Request(name, method, window_of(start, end)) for method in asked]
-            if not requests and name in self._code_requests:
-                requests = [self._code_requests[name]]  # the position follows what is asked
-            self._stretches[name] = Stretch(start, end, tuple(requests))
+            requests = tuple(Request(name, method, window_of(start, end)) for method in asked)
+            codes = self._code_requests.get(name)
+            # The position follows what is asked.
+            self._stretches[name] = Stretch(start, end, requests or ((codes,) if codes else ()))
 
     def _plan_closes(self, time: float) -> None:
         oldest: dict[tuple[str, str], int] = {}
@@ -210,8 +202,7 @@ class Ledger:
     def _begin_channels(self, now: float) -> None:
         start = self._latest_settled(now)
         for name in self._names:
-            if name not in self._channels:
-                self._channels[name] = Channel(start, midnight_of(now), start)
+            self._channels.setdefault(name, Channel(start, midnight_of(now), start))
 
     def _skip(self, poll: Responses) -> None:
         """Move the positions that are older than the limit."""
@@ -375,9 +366,7 @@ class Ledger:
     def _totals(self, ratios: Mapping[str, Mapping[str, float]]) -> Totals:
         closed_days = self._closed_days()
         totals = {}
-        for name in self._names:
-            if (channel := self._channels.get(name)) is None:
-                continue
+        for name, channel in ((name, self._channels[name]) for name in self._names if name in self._channels):
             traffic, hits, misses = channel.figures.values()
             results = {"hit": hits, "miss": misses} if Method.HIT_RATE in self._methods else {}
             codes = channel.codes if Method.HTTP_CODE in self._methods else {}
