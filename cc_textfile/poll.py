@@ -128,8 +128,8 @@ def poll(
     seconds = monotonic() - began
     if workers:
         workers.wait(CLOSE_SECONDS)
-        # Where responses have slipped, one more comes, about as late as responses are here.
-        if close(min(STRAY_SECONDS + seconds * threads / len(run.wanted), MAX_STRAY_SECONDS)):
+        # Where responses have slipped, one more comes, as late as responses are here.
+        if close(min(STRAY_SECONDS + run.longest, MAX_STRAY_SECONDS)):
             bad |= {request: Malformed(STRAYED, channel=request.channel, method=request.method) for request in good}
             good = {}
     return Snapshot(good, bad, now + timedelta(seconds=seconds), seconds, account_refused)
@@ -151,6 +151,7 @@ class _Run:
         self.responses: dict[Request, Response] = {}
         self.failures: dict[Request, RequestError] = {}
         self.bugs: list[Exception] = []
+        self.longest = 0.0
 
     def refused(self) -> bool:
         return not self.responses and len(self._refusals) >= min(PROBES, len(self.wanted))
@@ -175,8 +176,10 @@ class _Run:
 
     def _make(self, request: Request) -> None:
         self.begun.add(request)
+        began = monotonic()
         try:
             self.responses[request] = self._fetch(request, self.end)
+            self.longest = max(self.longest, monotonic() - began)
         except RequestError as error:
             if monotonic() >= self.end:  # it was cut short
                 return

@@ -159,8 +159,9 @@ def test_a_first_value_that_was_not_delivered_is_shown_again(path: Path, cdn: Cd
         kept.not_delivered()
         cdn.now += STEP
     again, after = (poll(cdn, ledger(path)).channels["1001"] for _ in range(2))
-    assert (again.traffic_bytes, again.requests["hit"], again.responses["200"]) == (0, 0, 0)
+    assert (again.traffic_bytes, again.requests["hit"], again.responses["200"], again.settled_seconds) == (0, 0, 0, 0)
     assert after.traffic_bytes == cdn.known("1001", "traffic", at("03 13:45"), at("03 13:55")) > 0
+    assert after.settled_seconds == 600
     kept.not_delivered()
     assert poll(cdn, ledger(path)).channels["1001"].traffic_bytes == after.traffic_bytes
 

@@ -22,10 +22,10 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from cc_textfile.ledger.file import Day, create, days, explained, has_ledger, moment, number, opened_for_poll
 from cc_textfile.ledger.values import (
@@ -59,13 +59,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ChannelTotals", "ClosedDay", "Day", "Ledger", "Totals", "days"]
 
+COUNTED = (Method.HIT_RATE, Method.ISP)
 DAYS_KEPT = 92
 _TIMES = ("started", "first_code_day", "settled_end", "settled_seconds", "lost_seconds")
 
 log = logging.getLogger(__name__)
 
 
-class Ledger:
+class Ledger(AbstractContextManager["Ledger"]):
     """The ledger in one poll, a context manager: `plan`, then `record`. Closed without `record` it changes nothing."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -83,9 +84,6 @@ class Ledger:
         self._stretches: dict[str, Stretch] = {}
         self._code_requests: dict[str, Request] = {}
         self._closes: list[Close] = []
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._cleanup.close()
@@ -142,7 +140,7 @@ class Ledger:
         changes = []
         for name, channel in self._channels.items():
             recorded = as_json(channel.figures), as_json(channel.codes)
-            for counter in (*channel.figures.values(), *channel.codes.values()):
+            for counter in channel.counters:
                 counter.shown = None if counter.is_new else counter.shown
             changes.append((as_json(channel.figures), as_json(channel.codes), name, *recorded))
         query = "UPDATE channels SET (figures, codes) = (?, ?) WHERE (channel, figures, codes) = (?, ?, ?)"
@@ -171,7 +169,7 @@ class Ledger:
                     raise ValueError("a figure of a channel is missing")
 
     def _plan_stretches(self, time: float) -> None:
-        asked = [method for method in (Method.HIT_RATE, Method.ISP) if method in self._methods]
+        asked = [method for method in COUNTED if method in self._methods]
         latest, limit = self._latest_settled(time), self._limit(time)
         for name, channel in sorted(self._channels.items(), key=lambda item: item[1].settled_end):
             start = max(channel.settled_end, limit)
@@ -365,16 +363,18 @@ class Ledger:
 
     def _totals(self, ratios: Mapping[str, Mapping[str, float]]) -> Totals:
         closed_days = self._closed_days()
+        has_figures = not self._methods.isdisjoint(COUNTED)
         totals = {}
         for name, channel in ((name, self._channels[name]) for name in self._names if name in self._channels):
             traffic, hits, misses = channel.figures.values()
+            is_new = has_figures and all(counter.shown is None for counter in channel.counters)
             results = {"hit": hits, "miss": misses} if Method.HIT_RATE in self._methods else {}
             codes = channel.codes if Method.HTTP_CODE in self._methods else {}
             has_traffic = Method.ISP in self._methods
             totals[name] = ChannelTotals(
                 settled_end=moment(channel.settled_end),
-                settled_seconds=channel.settled_seconds,
-                lost_seconds=channel.lost_seconds,
+                settled_seconds=0 if is_new else channel.settled_seconds,
+                lost_seconds=0 if is_new else channel.lost_seconds,
                 traffic_bytes=traffic.show() if has_traffic else None,
                 overcounted_bytes=max(0, (traffic.shown or 0) - traffic.sum) if has_traffic else None,
                 requests={result: counter.show() for result, counter in results.items()},

@@ -87,6 +87,11 @@ class Channel:
     figures: dict[str, Counter] = field(default_factory=lambda: {figure: Counter() for figure in FIGURES})
     codes: dict[str, Counter] = field(default_factory=dict)
 
+    @property
+    def counters(self) -> tuple[Counter, ...]:
+        """All that is counted by a sum."""
+        return (*self.figures.values(), *self.codes.values())
+
 
 @dataclass(slots=True)
 class DayRecord:
