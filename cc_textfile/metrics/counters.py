@@ -91,7 +91,7 @@ METRICS = (
     gauge("chinacache_channel_info", "Labels of the channel from the channels file; always 1.",
           (("account", "channel"), _own_labels)),
     gauge("cc_textfile_ledger_up", "1 when the ledger was kept in this poll, else 0.",
-          POLL.number(lambda results: results.totals is not None if results.settings.ledger else None)),
+          POLL.number(lambda results: float(results.totals is not None) if results.settings.ledger else None)),
     gauge("cc_textfile_ledger_created_timestamp_seconds", "When the ledger was made, in seconds since the epoch.",
           POLL.number(lambda results: results.totals.created.timestamp() if results.totals else None)),
     gauge("cc_textfile_ledger_settled_end_timestamp_seconds",

@@ -36,9 +36,9 @@ FAILURES = Source(_failures, "account", "method")
 UP = Source(_up, "account", "method")
 
 
-def _success(results: Results) -> bool:
-    """Tell whether a request was answered well, or a ledger that was kept had nothing to ask."""
-    return bool(results.snapshot.responses) or (results.snapshot.success and results.totals is not None)
+def _success(results: Results) -> float:
+    """Return 1 where a request was answered well, or a ledger that was kept had nothing to ask."""
+    return float(bool(results.snapshot.responses) or (results.snapshot.success and results.totals is not None))
 
 
 def _version(results: Results) -> Labelled[float]:
