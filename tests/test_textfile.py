@@ -236,8 +236,8 @@ class Loop:
     ) -> None:
         env = account(portal, CC_TEXTFILE_PATH=str(textfile), PUSHGATEWAY=gateway, CHINACACHE_INTERVAL="100ms")
         self.program = start(*before, *command("run"), env=env, **more)
-        self.program.line(f"; wrote {textfile}$")
-        self.textfile = textfile
+        self.textfile = more.get("cwd", Path()) / textfile
+        self.program.line(f"; wrote {self.textfile}$")
         self.gateway = gateway
 
     def fails(self, message: str) -> None:
