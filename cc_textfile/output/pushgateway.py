@@ -75,5 +75,5 @@ def without_credentials(url: str, redactor: Redactor) -> tuple[str, dict[str, st
     if not user and not password:
         return bare, {}
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
-    redactor.add(token, password)
+    redactor.add(token, password or user)  # a user alone may be a token
     return bare, {"Authorization": f"Basic {token}"}
