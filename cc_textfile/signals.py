@@ -80,13 +80,13 @@ class Signals:
         os._exit(self._on_stop(name))
 
 
-def _die(name: str) -> int:
+def _die(name: str) -> int:  # pragma: no cover # what was covered is lost with the process
     """End by the signal itself: for systemd an exit status would be a failure."""
     number = signal.Signals[name]
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-    return 128 + number  # pragma: no cover # process 1 of a container gets here: no signal of its own ends it
+    return 128 + number  # only process 1 of a container gets here: no signal of its own ends it
 
 
 SIGNALS = Signals()
