@@ -17,7 +17,7 @@ from cc_textfile.demo import portal as demo
 from cc_textfile.demo.portal import DemoPortal
 from cc_textfile.portal.responses import Method
 from cc_textfile.portal.window import PORTAL_ZONE
-from tests.conftest import Program, needs_root, run, tool
+from tests.conftest import Program, account, needs_root, run, tool
 from tests.simulation import CHANNELS, Exported, Host, Series, World, exported, settled
 
 BEGIN = datetime(2026, 12, 3, 14, 2, 30, tzinfo=PORTAL_ZONE)
@@ -193,6 +193,19 @@ def test_a_ledger_that_cannot_be_used_costs_its_counters_and_no_more(
     assert done.returncode == (2 if fault is folder_is_away else 1), done.stderr
     (line,) = [line for line in done.stderr.splitlines() if str(host.ledger.parent) in line]
     assert what_to_do in line or fault is folder_is_away
+
+
+def test_a_poll_that_is_not_delivered_lets_the_next_begin_with_0(portal: DemoPortal, tmp_path: Path) -> None:
+    """As a timer makes them: each poll is a process of its own."""
+    textfile = tmp_path / "textfile" / "a.prom"
+    env = account(portal, CC_TEXTFILE_PATH=str(textfile), CC_TEXTFILE_LEDGER=str(tmp_path / "ledger.sqlite"))
+    assert run("run", "--settle", "23h", env=env).returncode == 1  # so the next polls have something to count
+    textfile.parent.mkdir()
+    sums = []
+    for _ in range(2):
+        assert run("run", env=env).returncode == 0
+        sums.append(sum(exported(textfile).counters.values()))
+    assert sums[0] == 0 < sums[1]
 
 
 def test_counters_begin_with_0_also_where_their_first_file_cannot_be_written(host: Host) -> None:

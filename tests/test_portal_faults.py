@@ -161,7 +161,7 @@ def test_a_stream_that_slips_without_a_trace_at_its_end_costs_the_poll(then: str
             peer.server.stopping.wait(0.02)
             peer.send(responses[-1])
         elif then == "together with the next":
-            peer.send(*responses)
+            peer.send(b"".join(responses))
         else:
             peer.send(responses[0])
             peer.server.stopping.wait(0.02)

@@ -58,6 +58,13 @@ def faults(*flags: str, **variables: str) -> tuple[str, ...]:
     return caught.value.faults
 
 
+@pytest.mark.usefixtures("no_working_directory")
+def test_a_relative_path_needs_a_working_directory() -> None:
+    """Without one it leads nowhere, and that is a fault; an absolute path is none."""
+    (found,) = faults("--textfile", "a.prom")
+    assert found.startswith("--textfile (CC_TEXTFILE_PATH): a relative path, and the working directory is gone")
+
+
 def test_the_variables_of_the_older_exporter_are_enough() -> None:
     """They make a whole run, with the defaults of the contract."""
     settings = load(PUSHGATEWAY="localhost:9091", CHINACACHE_INTERVAL="1h30m", QUERYTIME="7")

@@ -115,6 +115,28 @@ def test_late_bytes_are_not_the_response_to_the_next_request(first: bytes) -> No
         transport.close()
 
 
+@pytest.mark.parametrize("comes", ["together with a response", "before the next request", "not at all"])
+def test_what_comes_unrequested_is_told(comes: str) -> None:
+    """A second response, wherever it comes; that a server closes a connection between two requests is nothing."""
+    sent = threading.Semaphore(0)
+
+    def script(peer: Peer) -> None:
+        reply = response(peer.target.encode())
+        peer.send(reply + reply if comes == "together with a response" else reply)
+        if comes == "before the next request" and peer.target == "/1":
+            peer.send(reply)
+        elif comes == "not at all":
+            peer.sock.shutdown(socket.SHUT_WR)
+        sent.release()
+
+    with Server(script) as server:
+        transport = Transport(server.url)
+        for path in ("/1", "/2"):
+            assert transport.exchange("GET", server.url + path, whole, timeout=PATIENCE).body.startswith(b"/")
+            assert sent.acquire(timeout=PATIENCE)
+        assert transport.close() == (comes != "not at all")
+
+
 def test_each_thread_has_one_connection_and_all_are_closed() -> None:
     """Eight threads with eight requests each open eight connections; `close` closes them, and may be called twice."""
     at_once = threading.Barrier(8)
@@ -257,9 +279,9 @@ def test_the_longest_body_that_is_read() -> None:
 
 def test_the_longest_response_that_is_read() -> None:
     """Beside the longest body, status line and headers may take 64 KiB; one byte more is too long."""
-    room = 64 * 1024 - len(response(b"", 200, "X: ", "Y: ", length=MAX_BODY_BYTES))
+    space = 64 * 1024 - len(response(b"", 200, "X: ", "Y: ", length=MAX_BODY_BYTES))
     for more in (0, 1):
-        headers = ("X: " + "x" * (room // 2), "Y: " + "y" * (room - room // 2 + more))
+        headers = ("X: " + "x" * (space // 2), "Y: " + "y" * (space - space // 2 + more))
         with Server(sending(response(b"x" * MAX_BODY_BYTES, 200, *headers))) as server:
             if more:
                 with pytest.raises(Malformed, match=r"is longer than 256 KiB$"):
