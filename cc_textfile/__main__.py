@@ -8,7 +8,7 @@ def main() -> None:
     """Run the command line.
 
     Signals are blocked before anything else is imported, so that none ends the process with a traceback or gets lost.
-    SIGHUP stays ignored under nohup; blocked, it would be taken.
+    Under nohup SIGHUP is ignored, and must stay so: a signal that is blocked is kept although it is ignored.
     """
     hangup = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else set()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1} | hangup)

@@ -123,7 +123,7 @@ def _pushgateway(value: str) -> str:
 
 
 class _File(click.Path):
-    """A path, which a shell completes, and what `use` makes of it, made absolute."""
+    """A path, which a shell completes, and what `use` makes of it when it is absolute."""
 
     def __init__(self, use: Callable[[Path], Any]) -> None:
         super().__init__()

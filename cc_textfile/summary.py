@@ -22,6 +22,7 @@ MAX_FAILURE_LINES = 20
 
 MAX_CHANNELS_NAMED = 3
 DRAW_SECONDS = 0.5
+"""How long the drawing of a progress bar waits for its terminal."""
 
 log = logging.getLogger(__name__)
 

@@ -857,10 +857,9 @@ def test_a_full_disk(small_disk: Path, cdn: Cdn) -> None:
         assert list(small_disk.iterdir()) == [waste]
     waste.unlink()
     poll(cdn, ledger(path))
-    room = 4096
     with waste.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):  # noqa: PT012
         while True:
-            file.write(bytes(room))
+            file.write(bytes(4096))
     before = path.read_bytes()
     cdn.now = at("03 15:00")
     with pytest.raises(LedgerError, match="the disk is full"):

@@ -278,7 +278,7 @@ def test_percentages(written: object, percent: float | None) -> None:
     assert codes == HttpCode(codes=(StatusCode("200", 9120, 97.31, percent),))
 
 
-# --- Whatever comes --------------------------------------------------------------------------------------------------
+# --- Any bytes at all ------------------------------------------------------------------------------------------------
 
 texts = st.text(st.characters() | st.sampled_from('"\\\n\r\0\ud800\udfff中f省%'), max_size=8)
 numbers = st.integers(0, 10**15) | st.floats() | st.integers() | st.sampled_from([10**400, -0.0, 5e-324, 1.8e308])

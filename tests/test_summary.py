@@ -95,6 +95,7 @@ def test_elsewhere_there_is_no_progress_bar(tmp_path: Path, portal: DemoPortal, 
     env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
     program = start(*command("run", "--timeout", "2s"), env=env)
     assert program.end(None) == 0
+    assert "%" not in program.said
     assert "/12" not in program.said
     assert "polling" not in program.said
 

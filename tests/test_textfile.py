@@ -1,4 +1,4 @@
-"""The text file on real file systems: full, closed, gone, locked, and owned by somebody who means harm."""
+"""The text file on real file systems: full, closed, gone, locked, and owned by a hostile user."""
 
 import os
 import resource
@@ -323,7 +323,7 @@ def test_a_working_directory_that_was_removed(
 def test_a_folder_whose_owner_changed(
     tmp_path: Path, start: Start, portal: DemoPortal, pushgateway: Callable[..., str]
 ) -> None:
-    """A folder that came to belong to somebody else is named, with what the user needs there."""
+    """A folder that came to belong to another user is named, with what this user needs there."""
     needs_root()
     folder = tmp_path / "textfile"
     folder.mkdir()

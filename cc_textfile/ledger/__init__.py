@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ChannelTotals", "ClosedDay", "Day", "Ledger", "Totals", "days"]
 
-COUNTED = (Method.HIT_RATE, Method.ISP)
 DAYS_KEPT = 92
 _TIMES = ("started", "first_code_day", "settled_end", "settled_seconds", "lost_seconds")
 
@@ -73,8 +72,9 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._path = path
         self._names = settings.channels
         self._methods = frozenset(settings.methods)
-        delays = settings.settle, settings.day_settle, settings.catch_up
-        self._settle, self._day_settle, self._catch_up = map(int, delays)
+        self._of_stretches = [method for method in (Method.HIT_RATE, Method.ISP) if method in self._methods]
+        self._settle, self._day_settle = int(settings.settle), int(settings.day_settle)
+        self._catch_up = int(settings.catch_up)
         self._cleanup = ExitStack()
         self._db: sqlite3.Connection
         self._is_new = False
@@ -139,10 +139,11 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Let what `record` showed as 0 for the first time be shown as 0 again; raises `LedgerError`."""
         changes = []
         for name, channel in self._channels.items():
-            recorded = as_json(channel.figures), as_json(channel.codes)
-            for counter in channel.counters:
-                counter.shown = None if counter.is_new else counter.shown
-            changes.append((as_json(channel.figures), as_json(channel.codes), name, *recorded))
+            if new := [counter for counter in channel.counters if counter.is_new]:
+                recorded = as_json(channel.figures), as_json(channel.codes)
+                for counter in new:
+                    counter.shown = None
+                changes.append((as_json(channel.figures), as_json(channel.codes), name, *recorded))
         query = "UPDATE channels SET (figures, codes) = (?, ?) WHERE (channel, figures, codes) = (?, ?, ?)"
         with explained(self._path), opened_for_poll(self._path) as db:
             db.executemany(query, changes)
@@ -169,16 +170,14 @@ class Ledger(AbstractContextManager["Ledger"]):
                     raise ValueError("a figure of a channel is missing")
 
     def _plan_stretches(self, time: float) -> None:
-        asked = [method for method in COUNTED if method in self._methods]
         latest, limit = self._latest_settled(time), self._limit(time)
         for name, channel in sorted(self._channels.items(), key=lambda item: item[1].settled_end):
             start = max(channel.settled_end, limit)
             end = min(latest, midnight_of(start) + DAY)
             if end <= start:
                 continue
-            requests = tuple(Request(name, method, window_of(start, end)) for method in asked)
-            codes = self._code_requests.get(name)
-            # The position follows what is asked.
+            requests = tuple(Request(name, method, window_of(start, end)) for method in self._of_stretches)
+            codes = self._code_requests.get(name)  # the position follows what is asked
             self._stretches[name] = Stretch(start, end, requests or ((codes,) if codes else ()))
 
     def _plan_closes(self, time: float) -> None:
@@ -282,7 +281,7 @@ class Ledger(AbstractContextManager["Ledger"]):
             recorded.codes[code] = new
 
     def _close_days(self, poll: Responses) -> list[tuple[Close, Response]]:
-        """Replace what was recorded of days by what the portal has for them as a whole; return the closes done."""
+        """Replace the figures of days with the portal's for the whole days; return the closes that are done."""
         closed = []
         for close in self._closes:
             (day, (name, _, window)), channel = close, self._channels[close.request.channel]
@@ -363,11 +362,12 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def _totals(self, ratios: Mapping[str, Mapping[str, float]]) -> Totals:
         closed_days = self._closed_days()
-        has_figures = not self._methods.isdisjoint(COUNTED)
         totals = {}
-        for name, channel in ((name, self._channels[name]) for name in self._names if name in self._channels):
+        for name in self._names:
+            if (channel := self._channels.get(name)) is None:
+                continue
             traffic, hits, misses = channel.figures.values()
-            is_new = has_figures and all(counter.shown is None for counter in channel.counters)
+            is_new = self._of_stretches and all(counter.shown is None for counter in channel.counters)
             results = {"hit": hits, "miss": misses} if Method.HIT_RATE in self._methods else {}
             codes = channel.codes if Method.HTTP_CODE in self._methods else {}
             has_traffic = Method.ISP in self._methods

@@ -26,7 +26,7 @@ READER_WAIT = 5.0
 _FOREIGN = "it is not a ledger of cc-textfile. It was left as it is. Give --ledger the path of another file"
 _DAMAGED = "It was left as it is. Put a backup in its place, or move it away to begin a new one, with all counters at 0"
 _MISREAD = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
-"""What comes of damage that SQLite does not notice, when its values are read."""
+"""What Python raises at values that were damaged without SQLite's notice."""
 
 _UNFINISHED = "a backfill into it is not finished. Run `cc-textfile backfill` again, or delete it to begin with a poll"
 

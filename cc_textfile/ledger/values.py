@@ -58,7 +58,7 @@ class Totals:
 
 @dataclass(slots=True)
 class Counter:
-    """A sum, and the largest value of it that was exported; None until it was."""
+    """A sum, and the largest value of it that was exported, None until it was; `is_new` when that was now."""
 
     sum: int = 0
     shown: int | None = None
@@ -89,7 +89,7 @@ class Channel:
 
     @property
     def counters(self) -> tuple[Counter, ...]:
-        """All that is counted by a sum."""
+        """Those of all figures and codes."""
         return (*self.figures.values(), *self.codes.values())
 
 

@@ -9,7 +9,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, write_to_textfile
@@ -93,9 +93,9 @@ class Textfile:
         return f"wrote {self._path}"
 
     def try_write(self, size: int) -> None:
-        """Write so many bytes beside the file, as `deliver` would, and remove them; raises `OutputError`.
+        """Write so many bytes beside the file, as `deliver` would, and remove them.
 
-        Also where a file could be written, but could not take the place of the one that is there.
+        Raises `OutputError` where `deliver` would, also because of what is in the place of the file.
         """
         with self._written(lambda content: content.write_bytes(bytes(size))), suppress(FileNotFoundError):
             folder, there = self._path.parent.stat(), self._path.lstat()
@@ -110,7 +110,7 @@ class Textfile:
 
         The folder lies beside the text file: no rename crosses a mount.
         """
-        with self._explained():
+        with os_errors_as(OutputError, f"{self._path} cannot be written", self._path.parent):
             made = Path(tempfile.mkdtemp(prefix=f".{self._path.name}.", suffix=TEMPORARY_SUFFIX, dir=self._path.parent))
             try:
                 with _private_folder(made) as folder:
@@ -122,9 +122,6 @@ class Textfile:
                     yield content
             finally:
                 _remove(made)
-
-    def _explained(self) -> AbstractContextManager[None]:
-        return os_errors_as(OutputError, f"{self._path} cannot be written", self._path.parent)
 
     def _lock_name(self) -> str:
         """Return a name that is the same for all paths to the file. Links to its folder are followed, not its own."""

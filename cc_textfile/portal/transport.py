@@ -63,7 +63,7 @@ T = TypeVar("T")
 class _Exchange(threading.local):
     """What the exchange of this thread may still use up, time until `end` (on the monotonic clock) and bytes.
 
-    `strayed` is true when more had come on its connection than was requested.
+    `strayed` is true when more had come on its connection than was requested, before it began.
     """
 
     end = 0.0
@@ -87,7 +87,7 @@ class _Socket(socket.socket):
     """A socket on which every wait ends when its thread's exchange must end."""
 
     holds_more = False
-    """Whether more than one response was read together."""
+    """Whether bytes were read that are not part of a response that was requested."""
 
     def makefile(self, *_args: Any, **_kwargs: Any) -> Any:
         reader = _Reader(super().makefile("rb", 0))
@@ -121,7 +121,7 @@ class _Socket(socket.socket):
 
 
 class _Reader(io.BufferedReader):
-    """What a response is read through. What it still holds when that is at its end is not of that response."""
+    """Reads a response. The bytes that it still holds at the end of the response are not part of it."""
 
     sock: _Socket
 
