@@ -166,6 +166,19 @@ def test_a_first_value_that_was_not_delivered_is_shown_again(path: Path, cdn: Cd
     assert poll(cdn, ledger(path)).channels["1001"].traffic_bytes == after.traffic_bytes
 
 
+def test_a_channel_that_was_shown_before_does_not_begin_again(path: Path, cdn: Cdn) -> None:
+    """When a poll is not delivered, only what it would have shown for the first time is 0 at the next."""
+    polls(cdn, path, at("03 14:20"))
+    both = ("1001", "1002")
+    failed = ledger(path, both)
+    before = poll(cdn, failed).channels["1001"]
+    failed.not_delivered()
+    after = poll(cdn, ledger(path, both)).channels
+    assert before.traffic_bytes
+    assert after["1001"].traffic_bytes == before.traffic_bytes
+    assert after["1002"].traffic_bytes == 0
+
+
 def test_a_method_that_is_asked_again_goes_on_where_it_stood(path: Path, cdn: Cdn) -> None:
     """Its counter was not exported in between, and the day close counts the day as a whole."""
     before = polls(cdn, path, at("04 06:00")).channels["1001"]

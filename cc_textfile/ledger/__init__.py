@@ -206,19 +206,17 @@ class Ledger(AbstractContextManager["Ledger"]):
         skipped: dict[str, int] = {}
         for name, stretch in self._stretches.items():
             channel = self._channels[name]
+            if channel.settled_end == stretch.start:
+                continue
             if stretch.start > self._limit(poll.now):  # by the portal's clock they are not yet
-                poll.asked_too_early |= channel.settled_end < stretch.start
-            elif channel.settled_end < stretch.start:
+                poll.asked_too_early = True
+            else:
                 skipped[name] = stretch.start - channel.settled_end
                 channel.lost_seconds += skipped[name]
                 channel.settled_end = stretch.start
         if skipped:
-            log.warning(
-                "%d seconds of %d channels (%s first) are older than --catch-up: they are skipped and not counted",
-                sum(skipped.values()),
-                len(skipped),
-                next(iter(skipped)),
-            )
+            what = "%d seconds of %d channels (%s first) are older than --catch-up: they are skipped and not counted"
+            log.warning(what, sum(skipped.values()), len(skipped), next(iter(skipped)))
 
     def _count_stretches(self, poll: Responses) -> list[tuple[int, str, Method]]:
         """Count the stretches that were answered; return day, channel and method of the day closes that follow."""
