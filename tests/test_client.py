@@ -24,7 +24,7 @@ from cc_textfile.portal.window import Window
 from cc_textfile.settings import Settings
 from tests.certificates import loopback
 from tests.conftest import PATIENCE
-from tests.server import REFUSAL, Peer, Script, Server, good, good_response, response, sending
+from tests.server import REFUSAL, Peer, Script, Server, good, good_response, response, sending, then
 
 WINDOW = Window.ending(datetime(2024, 2, 29, 16, 2, tzinfo=UTC), 5)
 T = TypeVar("T")
@@ -231,6 +231,7 @@ FINAL: dict[str, Script] = {
     "refused under 503": sending(response(b'{"code": 10001}', 503, "Retry-After: 0")),
     **{f"status {status}": sending(response(b"", status, "Retry-After: 0")) for status in (201, 401, 403, 404, 500)},
     "malformed": sending(response(b"[")),
+    "status 401, its body broken off": then(sending(response(b"{", 401, length=100)), Peer.close),
 }
 
 

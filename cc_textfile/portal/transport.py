@@ -352,8 +352,13 @@ class Transport:
 
 
 def _read(response: Any, limit: int) -> Reply:
-    content = response.read(limit + 1, decode_content=True)
-    if response.status == http.HTTPStatus.OK:  # else the status is what matters
+    content = b""
+    try:
+        content = response.read(limit + 1, decode_content=True)
+    except (urllib3.exceptions.ProtocolError, urllib3.exceptions.DecodeError, _TooLongError):
+        if response.status == http.HTTPStatus.OK:  # else the status is what matters
+            raise
+    if response.status == http.HTTPStatus.OK:
         if not content and response.length_remaining is None and not response.chunked:
             # http.client takes headers that break off for headers that are complete.
             raise http.client.IncompleteRead(content)
