@@ -10,9 +10,10 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, write_to_textfile
+from prometheus_client import CollectorRegistry, Metric, write_to_textfile
 
 from cc_textfile.errors import OutputError
 from cc_textfile.remedies import os_errors_as
@@ -47,6 +48,26 @@ def _remove(path: Path) -> None:
             file.unlink()
     with suppress(OSError):
         path.rmdir()
+
+
+class _Family(CollectorRegistry):
+    """A registry of one metric family."""
+
+    def __init__(self, family: Metric) -> None:
+        super().__init__()
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
+
+
+def _write(registry: CollectorRegistry, content: Path) -> None:
+    """Write a registry family by family: prometheus_client holds all that it writes in memory, three times."""
+    part = content.with_name("family")
+    with content.open("wb") as file:
+        for family in registry.collect():
+            write_to_textfile(str(part), _Family(family))
+            file.write(part.read_bytes())
 
 
 class Textfile:
@@ -88,7 +109,7 @@ class Textfile:
 
     def deliver(self, registry: CollectorRegistry) -> str:
         """Write the file and return where, in words. Raises `OutputError`, and then the old file is as it was."""
-        with self._written(lambda content: write_to_textfile(str(content), registry)) as content:
+        with self._written(partial(_write, registry)) as content:
             content.rename(self._path)
         return f"wrote {self._path}"
 
