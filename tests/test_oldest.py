@@ -12,7 +12,14 @@ import pytest
 
 from tests.conftest import ROOT
 
-TESTS = ("test_client.py", "test_metrics.py", "test_poll.py", "test_portal_faults.py", "test_transport.py")
+TESTS = (
+    "test_client.py",
+    "test_metrics.py",
+    "test_poll.py",
+    "test_portal_faults.py",
+    "test_pushgateway.py",
+    "test_transport.py",
+)
 
 
 @pytest.mark.slow
