@@ -1,6 +1,5 @@
 """The start of the program: `cc-textfile`, and `python -m cc_textfile`."""
 
-import gc
 import signal
 
 
@@ -12,7 +11,6 @@ def main() -> None:
     """
     hangup = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else set()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1} | hangup)
-    gc.set_threshold(100_000)  # else Python looks for garbage among modules, for a fifth of the time of a short run
     from cc_textfile.signals import SIGNALS  # noqa: PLC0415 # imports take a tenth of a second
 
     SIGNALS.wait(_command)

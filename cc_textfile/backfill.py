@@ -11,6 +11,7 @@ import shlex
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -88,6 +89,13 @@ def temporary(settings: Settings, history: History) -> Path | None:
     return output and output.with_name(f".{output.name}.{of_ledger:08x}.cc-textfile")
 
 
+def remove_unfinished(settings: Settings, history: History) -> None:
+    """Remove a file that did not get its name: it may have filled a disk."""
+    if unfinished := temporary(settings, history):
+        with suppress(OSError):  # there is none, as a rule
+            unfinished.unlink()
+
+
 def run(settings: Settings, redactor: Redactor, history: History) -> str:
     """Fill a new ledger and write the history; return what to do next, in words. Raises `CcTextfileError`."""
     transport = Transport(settings.portal_url, ca_file=settings.ca_file)
@@ -104,11 +112,14 @@ def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime, 
         with _Progress(past) as progress:
             _make_requests(settings, past, partial(poll, fetch, close=close), progress)
         written = temporary(settings, history)
-        _write(written, _openmetrics(past, settings.account, history))
-        past.finish(
-            str(history.output and history.output.absolute()),
-            lambda: _publish(written, history.output, again=again),
-        )
+        try:
+            _write(written, _openmetrics(past, settings.account, history))
+            past.finish(
+                str(history.output and history.output.absolute()),
+                lambda: _publish(written, history.output, again=again),
+            )
+        finally:
+            remove_unfinished(settings, history)
         return _next_steps(history, past, now)
 
 

@@ -183,6 +183,7 @@ class _Run:
         except RequestError as error:
             if monotonic() >= self.end:  # it was cut short
                 return
+            error.__traceback__ = error.__context__ = None  # they would keep the whole response in memory
             self.failures[request] = error
             if is_refusal(error):
                 self._refusals.append(request)

@@ -40,14 +40,15 @@ class Workers:
 
 def within(seconds: float, act: Callable[[], T]) -> T:
     """Return what `act` returns; raises `RequestTimeout` when that takes more than so many seconds."""
-    outcome: Future[T] = Future()
+    outcome: list[Future[T]] = [Future()]
 
     def work() -> None:
         try:
-            outcome.set_result(act())
+            outcome[0].set_result(act())
         except BaseException as error:  # noqa: BLE001 # raised again in the thread that waits
-            outcome.set_exception(error)
+            outcome[0].set_exception(error)
 
     if not Workers(work).wait(seconds):
         raise RequestTimeout(f"no result within {seconds:.3g} s")
-    return outcome.result()
+    # `pop`: else it and the traceback of its exception keep each other, and what was sent, in memory.
+    return outcome.pop().result()

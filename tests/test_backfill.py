@@ -492,7 +492,7 @@ def test_stopped_between_file_and_ledger_it_finishes(
 
 
 def test_two_histories_of_one_name(tmp_path: Path) -> None:
-    """The second does not replace the first, and what lies in the place of its temporary file is not written to."""
+    """The second does not replace the first, leaves nothing, and writes to nothing in its temporary file's place."""
     cdn, history = Cdn(at("03 12:00")), history_of(tmp_path / "h.om", at("01 00:00"))
     (tmp_path / "precious").write_text("precious")
     settings = settings_of(tmp_path / "2")
@@ -509,6 +509,7 @@ def test_two_histories_of_one_name(tmp_path: Path) -> None:
         backfill(settings, history, fetch, cdn.now)
     assert (tmp_path / "h.om").read_text() == "of another account"
     assert (tmp_path / "precious").read_text() == "precious"
+    assert not os.path.lexists(unfinished)
 
 
 def test_what_fails_now_and_then_is_requested_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

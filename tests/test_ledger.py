@@ -749,6 +749,18 @@ def test_a_ledger_that_was_cut_short(path: Path, cdn: Cdn) -> None:
     poll(cdn, ledger(path, ("1000",)))
 
 
+def test_a_ledger_in_wal_mode_is_whole(path: Path, cdn: Cdn) -> None:
+    """litestream, which backs up SQLite files, keeps them so; what lies in the log counts as if it were in the file."""
+    poll(cdn, ledger(path))
+    many = [str(number) for number in range(2000, 2300)]
+    with closing(sqlite3.connect(path)) as backup:
+        backup.execute("PRAGMA journal_mode = WAL")
+        backup.execute("SELECT * FROM days").fetchall()
+        for _ in range(2):
+            cdn.now += STEP
+            assert poll(cdn, ledger(path, many)).channels.keys() == set(many)
+
+
 def test_a_ledger_with_a_page_of_zeros(path: Path, cdn: Cdn) -> None:
     """A disk that lost a page costs a poll its counters, and no more; what a poll does not read it may not notice."""
     polls(cdn, path, at("07 16:00"), every=timedelta(hours=2), channels=[str(n) for n in range(1000, 1020)])

@@ -240,7 +240,7 @@ class LedgerModel(RuleBasedStateMachine):
 
 
 QUICK = settings(
-    max_examples=60,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

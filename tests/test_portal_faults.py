@@ -245,6 +245,17 @@ def test_a_response_without_end_takes_little_memory(case: str, textfile: Path) -
     assert "MemoryError" not in done.stderr
 
 
+@pytest.mark.parametrize("status", [200, 500])
+def test_failures_take_little_memory(status: int, textfile: Path) -> None:
+    """Of a thousand pages of 200 KB only the words of the failures are kept."""
+    channels = ",".join(map(str, range(250)))
+    limit = ("prlimit", f"--data={160 * MEBIBYTE}", "--")
+    with Server(sending(response(b"x" * 200_000, status))) as portal:
+        env = account(portal.url, textfile, CHINACACHE_CHANNEL_IDS=channels, CC_TEXTFILE_CONCURRENCY="4")
+        done = run("run", env=env | {"CC_TEXTFILE_DEADLINE": "5m"}, before=limit)
+    assert failures(textfile) == {"malformed" if status == 200 else "status": 1000}, done.stderr
+
+
 # --- Time, descriptors and names -------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,13 @@
 """Pushes to the real Pushgateway: what arrives, in which group, and what a failure tells."""
 
 import base64
+import gc
 import re
 import socket
 import subprocess
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -136,6 +139,21 @@ def pushed_to(gateway: Server, user: str = "") -> None:
     url = f"http://{user}{gateway.host}"
     settings = Settings(user="me", password="x", account="me", channels=("1",), pushgateway=url)
     Pushgateway(settings, Redactor()).deliver(CollectorRegistry())
+
+
+def test_a_push_that_fails_leaves_nothing_in_memory() -> None:
+    """A Pushgateway may be away for days: each push that fails would keep its megabytes."""
+    registry = CollectorRegistry()
+    of_registry = weakref.ref(registry)
+    settings = Settings(user="me", password="x", account="me", channels=("1",), pushgateway="http://127.0.0.1:1")
+    gc.disable()  # it would find what is left, but much later
+    try:
+        with suppress(OutputError):
+            Pushgateway(settings, Redactor()).deliver(registry)
+        del registry
+        assert of_registry() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -599,7 +599,9 @@ def test_each_thread_goes_through_the_proxy_by_itself(tmp_path: Path, monkeypatc
         assert len(trace) == server.connections == 3
 
 
-@pytest.mark.parametrize("address", ["http://[::1", "gopher://proxy:70", "http://proxy:99999", "socks5://proxy"])
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "gopher://proxy:70", "http://proxy:99999", "socks5://proxy", "http://me:password@"]
+)
 def test_a_proxy_that_cannot_be_one_is_a_settings_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is named before anything is polled."""
     monkeypatch.setenv("https_proxy", address)

@@ -215,7 +215,7 @@ class Ledger(AbstractContextManager["Ledger"]):
                 channel.lost_seconds += skipped[name]
                 channel.settled_end = stretch.start
         if skipped:
-            what = "%d seconds of %d channels (%s first) are older than --catch-up: they are skipped and not counted"
+            what = "%d seconds of %d channels (%s first) are older than --catch-up: they are skipped"
             log.warning(what, sum(skipped.values()), len(skipped), next(iter(skipped)))
 
     def _count_stretches(self, poll: Responses) -> list[tuple[int, str, Method]]:

@@ -130,12 +130,13 @@ def has_ledger(db: sqlite3.Connection, path: Path, *, unfinished: bool = False) 
         for name in ("page_count", "page_size", "application_id", "user_version")
     )
     size = path.stat().st_size  # in the same transaction: the one above waits for a commit, which may add pages
+    is_whole = size >= pages * page_size or db.execute("PRAGMA journal_mode").fetchone() == ("wal",)  # litestream's
     fault = ""
     if size and application_id != APPLICATION_ID:
         fault = _FOREIGN
     elif version > SCHEMA_VERSION:
         fault = f"a newer version of cc-textfile has written it (schema {version}, not {SCHEMA_VERSION}). Install that"
-    elif 0 < size < pages * page_size:  # SQLite notices only when whole pages are missing
+    elif size and not is_whole:  # SQLite notices only when whole pages are missing
         fault = f"it was cut short. {_DAMAGED}"
     elif size and version == 0 and not unfinished:
         fault = _UNFINISHED

@@ -97,6 +97,6 @@ METRICS = (
     gauge("cc_textfile_ledger_settled_end_timestamp_seconds",
           "Everything before this time is counted, in seconds since the epoch.",
           TOTALS.number(lambda totals: totals.settled_end.timestamp())),
-    counter("cc_textfile_ledger_lost_seconds_total", "Seconds of CDN time that were skipped and are not counted.",
+    counter("cc_textfile_ledger_lost_seconds_total", "Seconds of CDN time that were skipped.",
             TOTALS.number(lambda totals: totals.lost_seconds)),
 )

@@ -225,7 +225,7 @@ class Transport:
                     proxy_ssl_context=proxy_tls,
                 )
             self._pool()
-        except (urllib3.exceptions.HTTPError, ValueError):
+        except (urllib3.exceptions.HTTPError, ValueError, TypeError):
             what = "the proxy of the environment (http_proxy, https_proxy, all_proxy)" if self.proxy else self._host
             raise SettingsError(f"{what} is not a usable address") from None
 
