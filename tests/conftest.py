@@ -269,6 +269,14 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """Make a folder in memory: a commit waits for the disk, and that is not what is tested here."""
+    memory = Path("/dev/shm")  # noqa: S108 # nothing secret is in it
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as made:
+        yield Path(made)
+
+
+@pytest.fixture
 def no_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the working directory while this process is in it."""
     gone = tmp_path / "gone"

@@ -8,8 +8,7 @@ import pty
 import re
 import signal
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -53,14 +52,6 @@ Key = tuple[str, str, str]
 
 def key(name: str, labels: dict[str, str]) -> Key:
     return name, labels["channel"], labels.get(COUNTERS[name], "")
-
-
-@pytest.fixture
-def in_memory() -> Iterator[Path]:
-    """Make a folder in memory: a commit waits for the disk, and that is not what is tested here."""
-    memory = Path("/dev/shm")  # noqa: S108 # nothing secret is in it
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as made:
-        yield Path(made)
 
 
 # The real command, and a real Prometheus
@@ -711,6 +702,7 @@ def test_what_is_wrong_is_said_and_nothing_is_left(folder: Path, words: list[str
     assert [path.name for path in folder.iterdir()] == ["exists"]
 
 
+@pytest.mark.slow
 def test_labels_and_ledger_have_to_be_given(portal: DemoPortal) -> None:
     """`job` and `instance` are those of the live series, which only the operator knows; an output is not needed."""
     first = f"{TODAY - DAY:%Y-%m-%d}"
@@ -738,6 +730,7 @@ def test_a_password_that_is_refused_makes_few_requests(folder: Path, portal: Dem
 # What is shown
 
 
+@pytest.mark.slow
 def test_on_standard_output_it_is_the_same(folder: Path, portal: DemoPortal) -> None:
     """`-` writes the history there, and what to do next on standard error; while nobody reads, nothing is finished."""
     first, ledger = TODAY - DAY, folder / "demo.ledger"
@@ -756,6 +749,7 @@ def test_on_standard_output_it_is_the_same(folder: Path, portal: DemoPortal) -> 
     assert list(folder.iterdir()) == [ledger]
 
 
+@pytest.mark.slow
 def test_without_a_terminal_there_are_lines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -769,6 +763,7 @@ def test_without_a_terminal_there_are_lines(
     assert caplog.records[-1].getMessage() == "2,878 of 2,878 requests are made"
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_a_bar(folder: Path, portal: DemoPortal) -> None:
     """The bar is drawn on standard error, to its end, and then come the commands."""
     terminal, end = pty.openpty()

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import render
 from benchmarks.__main__ import LAST, README, Row, bench, table
 
 
+@pytest.mark.slow
 def test_program_and_floor_make_the_same_requests() -> None:
     """What is compared does the same work: the same requests, over as many connections, and none of them lost."""
     with bench() as at:

@@ -104,6 +104,7 @@ def test_a_response_that_drips_goes_on(portal: DemoPortal) -> None:
         assert dripping.read(1) == b" "
 
 
+@pytest.mark.slow
 def test_standard_output_that_takes_nothing(tmp_path: Path) -> None:
     """A full disk is status 1 and a line."""
     with Path("/dev/full").open("w") as full:
@@ -136,6 +137,7 @@ def test_the_demo_writes_shows_and_says_how_to_look_further(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_a_proxy_of_the_environment_is_not_used(tmp_path: Path) -> None:
     """The demo polls its own portal on loopback, whatever the proxy variables say."""
     done = run("demo", env=environment(http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9"), cwd=tmp_path)
@@ -173,6 +175,7 @@ def test_the_table_says_what_the_file_says(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_on_an_interval_it_goes_on_until_interrupted(tmp_path: Path, start: Callable[..., Program]) -> None:
     """With --interval the file is written again and again, for a node_exporter to be pointed at."""
     program = start(*command("demo", "--interval", "200ms", "--folder", str(tmp_path / "f")), env=environment())
@@ -182,6 +185,7 @@ def test_on_an_interval_it_goes_on_until_interrupted(tmp_path: Path, start: Call
     assert "Traceback" not in program.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_can_serve_the_portal_alone(tmp_path: Path, number: signal.Signals) -> None:
     """`demo --serve` is a portal for `run` to poll, and can be asked to fail; it ends as a loop does.
@@ -239,6 +243,7 @@ def test_bad_options_are_named(tmp_path: Path, options: tuple[str, ...], said: s
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_taken_port_and_a_closed_folder_are_failures_in_words(tmp_path: Path, portal: DemoPortal) -> None:
     """What the host does not give ends the demo with 1 and a sentence."""
     taken = portal.url.rpartition(":")[2]
@@ -265,6 +270,7 @@ def test_today_is_counted_as_far_as_it_has_gone() -> None:
     assert counts[0] < counts[2] < counts[3] == counts[4]
 
 
+@pytest.mark.slow
 def test_a_second_demo_goes_on_with_the_ledger_of_the_first(tmp_path: Path) -> None:
     """Only the first one makes a ledger that begins a day ago, with a poll of its own."""
     polls = [run("demo", env=environment(), cwd=tmp_path).stderr.count("polled 3 channels") for _ in range(2)]

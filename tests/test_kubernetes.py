@@ -153,6 +153,7 @@ def test_half_of_the_channels_move_from_two_shards_to_four() -> None:
     assert all(900 < moves.count(move) < 1100 for move in set(moves))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copied", [False, True])
 def test_what_the_counters_count_when_two_pods_become_four(tmp_path: Path, *, copied: bool) -> None:
     """Channels that stay are counted on. Those that move begin anew, and with a copy of the ledger are counted on, too.

@@ -31,8 +31,8 @@ ISP, HIT_RATE, REGION, HTTP_CODE = Method.ISP, Method.HIT_RATE, Method.REGION, M
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite"
+def path(in_memory: Path) -> Path:
+    return in_memory / "ledger.sqlite"
 
 
 @pytest.fixture

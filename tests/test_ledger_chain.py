@@ -30,10 +30,10 @@ QUERIED = ("chinacache_traffic_bytes_total", "chinacache_settled_seconds_total")
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Host]:
+def host(monkeypatch: pytest.MonkeyPatch, in_memory: Path) -> Iterator[Host]:
     world = World(BEGIN)
     with world.serving(monkeypatch) as portal:
-        host = Host(world, portal, tmp_path)
+        host = Host(world, portal, in_memory)
         yield host
         host.stop()
 

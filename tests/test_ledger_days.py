@@ -200,14 +200,14 @@ def times(chance: random.Random, day: datetime) -> Iterator[datetime]:
     ],
 )
 def test_each_byte_of_thirty_days_is_counted_once(
-    number: int, flags: list[str], methods: set[Method], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, flags: list[str], methods: set[Method], in_memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outages, kills, a host that is off, wrong clocks, late and corrected data: 0 bytes lost, 0 counted twice."""
     chance = random.Random(str(flags))  # noqa: S311 # must be the same days each time
     world = World(BEGIN)
     world.new_codes = {"502": midnight(BEGIN) + 2 * DAY, "500": midnight(BEGIN) + 5 * DAY}
     with world.serving(monkeypatch) as portal:
-        host = Host(world, portal, tmp_path, *flags)
+        host = Host(world, portal, in_memory, *flags)
         month = Month(host, portal, methods, chance)
         try:
             month.poll(BEGIN)

@@ -37,8 +37,8 @@ def simulated_portal(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
-def host(world: World, simulated_portal: DemoPortal, tmp_path: Path) -> Iterator[Host]:
-    host = Host(world, simulated_portal, tmp_path)
+def host(world: World, simulated_portal: DemoPortal, in_memory: Path) -> Iterator[Host]:
+    host = Host(world, simulated_portal, in_memory)
     yield host
     host.stop()
 
@@ -156,6 +156,7 @@ def series_but_counters(found: Exported) -> set[Series]:
     return found.gauges.keys() - of_the_ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_ledger_that_cannot_be_used_costs_its_counters_and_no_more(
     fault: Fault, host: Host, request: pytest.FixtureRequest
@@ -195,6 +196,7 @@ def test_a_ledger_that_cannot_be_used_costs_its_counters_and_no_more(
     assert what_to_do in line or fault is folder_is_away
 
 
+@pytest.mark.slow
 def test_a_poll_that_is_not_delivered_lets_the_next_begin_with_0(portal: DemoPortal, tmp_path: Path) -> None:
     """As a timer makes them: each poll is a process of its own."""
     textfile = tmp_path / "textfile" / "a.prom"
@@ -314,6 +316,7 @@ def test_killed_at_each_system_call_between_commit_and_file(
 # --- What is requested -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "methods"),
     [

@@ -224,6 +224,7 @@ def loop(env: dict[str, str], stderr: int) -> Iterator[None]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_standard_error_that_nobody_reads(unread: int, tmp_path: Path, portal: DemoPortal) -> None:
     """Polls go on, each is delivered, and SIGTERM ends the loop: lines are dropped instead."""
     textfile = tmp_path / "a.prom"

@@ -145,6 +145,7 @@ def test_a_poll_that_took_long_is_not_made_up_for(portal: DemoPortal, monkeypatc
     assert output.times[-1] - output.times[0] > 2 * INTERVAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [timedelta(hours=-7), timedelta(hours=7)], ids=["back", "forward"])
 @pytest.mark.parametrize("what", ["clock", "zone"])
 def test_a_jump_of_the_clock(portal: DemoPortal, monkeypatch: pytest.MonkeyPatch, jump: timedelta, what: str) -> None:

@@ -130,6 +130,7 @@ def test_every_recorded_series_is_tested_with_and_without_numbers() -> None:
 # --- the mixin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rules.yml", "alerts.yml", "dashboard.json"])
 def test_rendered_files_are_up_to_date(name: str) -> None:
     """The committed files are what the mixin and the dashboard's script make."""
@@ -160,6 +161,7 @@ def test_setting_that_is_unknown_or_of_a_wrong_type_is_refused_by_name(
         render(file)
 
 
+@pytest.mark.slow
 def test_settings_reach_rules_and_dashboard(tmp_path: Path) -> None:
     """A selector is in every query of our series, thresholds and names are those given, and promtool accepts all."""
     file = tmp_path / "my.libsonnet"

@@ -115,6 +115,7 @@ def test_it_can_be_narrowed_to_days_and_a_channel(ledger: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "nothing is recorded for these days\n")
 
 
+@pytest.mark.slow
 def test_after_a_kill_in_the_middle_of_a_commit(ledger: Path) -> None:
     """A reader cannot undo what was begun, and says that the next poll does; `check`, which may write, does it."""
     script = (
@@ -131,6 +132,7 @@ def test_after_a_kill_in_the_middle_of_a_commit(ledger: Path) -> None:
     assert run("report", "--ledger", str(ledger), env=environment()).returncode == 0
 
 
+@pytest.mark.slow
 def test_on_a_terminal_it_fits_the_width(ledger: Path) -> None:
     """A line is cut where the terminal ends; in a pipe it is not."""
     terminal, end = pty.openpty()

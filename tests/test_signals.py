@@ -57,11 +57,11 @@ def moments_of_a_poll() -> int:
     return int(done.stdout)
 
 
-FEW = [n / 8 for n in range(8)]
-MANY = [pytest.param(n / 24, marks=pytest.mark.slow) for n in range(24) if n % 3]
+PARTS = [n / 24 for n in range(24)]
 
 
-@pytest.mark.parametrize("part", [*FEW, *MANY])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
 def test_a_signal_to_stop_ends_the_start(part: float, env: dict[str, str], start: Start) -> None:
     """At each moment from the first line of `main` to the end of the first poll: the loop's own end, no traceback."""
     moment = 1 + int(part * moments_of_a_poll())
@@ -72,7 +72,8 @@ def test_a_signal_to_stop_ends_the_start(part: float, env: dict[str, str], start
     assert [file.name for file in Path(env["CC_TEXTFILE_PATH"]).parent.iterdir()] in ([], ["a.prom"])
 
 
-@pytest.mark.parametrize("part", [*FEW, *MANY])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
 def test_a_hangup_does_not_end_the_start(part: float, env: dict[str, str], start: Start) -> None:
     """At each moment from the first line of `main` on, a loop takes SIGHUP for what it is, and polls."""
     moment = 1 + int(part * moments_of_a_poll())
@@ -89,6 +90,7 @@ def test_a_start_that_takes_long_ends_by_the_signal_itself(number: signal.Signal
     assert subprocess.run(words, env=env, check=False, timeout=PATIENCE).returncode == -number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", STOP)
 def test_output_that_nobody_reads_does_not_hold_up_the_end(number: signal.Signals, env: dict[str, str]) -> None:
     """Also before a poll begins: this is help that blocks in a full pipe."""

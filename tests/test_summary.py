@@ -42,6 +42,7 @@ def read_until(terminal: int, word: str) -> str:
     return shown
 
 
+@pytest.mark.slow
 def test_a_long_poll_shows_a_progress_bar_on_a_terminal_and_only_there(tmp_path: Path, portal: DemoPortal) -> None:
     """The bar is drawn on standard error, if that is a terminal, and is over when the poll is."""
     env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"), WATCHDOG_USEC="1000000")
@@ -55,6 +56,7 @@ def test_a_long_poll_shows_a_progress_bar_on_a_terminal_and_only_there(tmp_path:
     assert shown.index("12/12") < shown.index("polled 3 channels")
 
 
+@pytest.mark.slow
 def test_a_terminal_that_goes_away_takes_no_poll_with_it(tmp_path: Path, portal: DemoPortal) -> None:
     """A loop whose terminal was closed under its progress bar goes on polling."""
     textfile = tmp_path / "a.prom"
@@ -71,6 +73,7 @@ def test_a_terminal_that_goes_away_takes_no_poll_with_it(tmp_path: Path, portal:
         assert process.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_that_nobody_reads_stops_no_poll(tmp_path: Path, portal: DemoPortal) -> None:
     """Such as one that was stopped, or whose network is gone: what is drawn is given up, and the poll is delivered."""
     portal.fault = lambda method, _: "hang" if method is Method.ISP else None
@@ -89,6 +92,7 @@ def test_a_terminal_that_nobody_reads_stops_no_poll(tmp_path: Path, portal: Demo
     assert textfile.exists()
 
 
+@pytest.mark.slow
 def test_elsewhere_there_is_no_progress_bar(tmp_path: Path, portal: DemoPortal, start: Callable[..., Program]) -> None:
     """A journal is no place for a bar."""
     portal.fault = lambda method, _: "hang" if method is Method.ISP else None
