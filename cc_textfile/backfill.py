@@ -98,7 +98,7 @@ def remove_unfinished(settings: Settings, history: History) -> None:
 
 def run(settings: Settings, redactor: Redactor, history: History) -> str:
     """Fill a new ledger and write the history; return what to do next, in words. Raises `CcTextfileError`."""
-    transport = Transport(settings.portal_url, ca_file=settings.ca_file)
+    transport = Transport(settings.portal_url, redactor, ca_file=settings.ca_file)
     client = PortalClient(transport, settings, redactor)
     return backfill(settings, history, client.fetch, datetime.now(UTC), transport.close)
 

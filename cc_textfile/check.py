@@ -147,7 +147,7 @@ def _portal(settings: Settings, redactor: Redactor) -> Iterator[Step]:
 
     The first request that does not reach the portal, or is refused before any was answered well, is the last one.
     """
-    transport = Transport(settings.portal_url, ca_file=settings.ca_file)
+    transport = Transport(settings.portal_url, redactor, ca_file=settings.ca_file)
     place = urlsplit(settings.portal_url)
     if place.scheme == "http" and (transport.proxy or place.hostname not in LOOPBACK):
         remedy = f"use an https address: {called('portal_url')}"
@@ -270,7 +270,9 @@ def _readable(path: Path) -> Step:
 def _node_exporter(path: Path, settings: Settings, address: str, redactor: Redactor) -> Iterator[Step]:
     """Look whether node_exporter serves the text file. A poll succeeds without it, so nothing here is a failure."""
     url, headers = without_credentials(address if urlsplit(address).path else f"{address}/metrics", redactor)
-    get = partial(Transport(url).exchange, "GET", url, lambda reply: reply, headers=headers, limit=MAX_PAGE_BYTES)
+    get = partial(
+        Transport(url, redactor).exchange, "GET", url, lambda reply: reply, headers=headers, limit=MAX_PAGE_BYTES
+    )
     mtimes, elsewhere = {}, "if it listens elsewhere: --node-exporter URL"
     try:
         reply = within(settings.timeout, partial(get, timeout=settings.timeout))

@@ -276,6 +276,7 @@ def backfill(
 
         SIGNALS.handle(stopped)
         next_steps = backfills.run(settings, redactor, history)
+        SIGNALS.handle(lambda _: 0)  # all is done
         if history.output:
             say(next_steps)
         else:

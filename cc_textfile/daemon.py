@@ -35,7 +35,7 @@ class Poller:
         self.output = output_of(settings, redactor)
         self._redactor = redactor
         self._progress = progress
-        self._transport = Transport(settings.portal_url, ca_file=settings.ca_file)
+        self._transport = Transport(settings.portal_url, redactor, ca_file=settings.ca_file)
 
     def poll(self, busy: threading.Lock) -> bool:
         """Poll once and deliver; return whether something was answered well, and the ledger, if there is one, kept.

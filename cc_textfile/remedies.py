@@ -34,6 +34,8 @@ def remedy(number: int | None, place: Path) -> str:
         errno.EROFS: f"in a unit of systemd: ReadWritePaths={place}; else see: findmnt -T {quoted}",
         errno.ENOSPC: f"free some space: df -h {quoted}",
         errno.EDQUOT: f"free some space: quota -u {user()}",
+        errno.EMFILE: "allow it more open files: ulimit -n 256",
+        errno.EAFNOSUPPORT: "allow it Unix sockets; in a unit of systemd: RestrictAddressFamilies=AF_UNIX",
         errno.ENAMETOOLONG: "give a shorter path: a temporary folder beside it has a name 22 characters longer",
     }
     return remedies.get(number or 0, "correct the path, or see what the kernel says: dmesg")

@@ -42,8 +42,9 @@ def polls(
             ledger=folder / f"{account}.ledger",
             portal_url=portal.url,
         )
-        transport = Transport(portal.url)
-        client = PortalClient(transport, settings, Redactor())
+        redactor = Redactor()
+        transport = Transport(portal.url, redactor)
+        client = PortalClient(transport, settings, redactor)
         for clock in times:
             with Ledger(folder / f"{account}.ledger", settings) as ledger:
                 responses, failures = _fetch(client, ledger.plan(clock))

@@ -44,7 +44,7 @@ def fetch(
     ca_file: Path | None = None,
 ) -> Response:
     """Make one request to the portal there."""
-    transport = Transport(url, ca_file=ca_file)
+    transport = Transport(url, Redactor(), ca_file=ca_file)
     settings = Settings(
         user="me too", password=PASSWORD, account="a", channels=("47",), portal_url=url, timeout=timeout
     )

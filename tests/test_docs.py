@@ -349,7 +349,7 @@ def exported(folder: Path, times: Iterable[datetime]) -> Iterator[tuple[datetime
             ledger=folder / "ledger.sqlite",
             portal_url=portal.url,
         )
-        transport = Transport(portal.url)
+        transport = Transport(portal.url, Redactor())
         client = PortalClient(transport, settings, Redactor())
         for clock in times:
             with Ledger(folder / "ledger.sqlite", settings) as ledger:

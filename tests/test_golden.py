@@ -57,7 +57,7 @@ def test_these_responses_make_this_text(folder: Path) -> None:
     window = Window.ending(NOW, 5)
     with portal_of(folder) as url:
         settings = Settings(user="user", password="password", account="me", channels=("1001",), portal_url=url)
-        client = PortalClient(Transport(url), settings, Redactor("password"))
+        client = PortalClient(Transport(url, Redactor()), settings, Redactor("password"))
         requests = gauge_requests(settings.channels, settings.methods, window)
         snapshot = poll(client.fetch, requests, concurrency=4, deadline=20, now=NOW)
     snapshot = dataclasses.replace(snapshot, ended=NOW, seconds=0.25)

@@ -568,6 +568,14 @@ def test_the_check_says_why_it_cannot_go_on(host: Host, arguments: str, settings
     assert leaves_no_unit_behind(host)
 
 
+def test_the_check_passes_its_options_on(host: Host) -> None:
+    """Whatever characters they hold: neither sed nor systemd makes something else of them."""
+    host.configure()
+    account = r'R&D|%n "x" $HOME \1'
+    said = host.run("cc-textfile-check", "cc-textfile.service", "--account", account, check=False)
+    assert f"{account} (flag --account)" in said
+
+
 def test_the_check_is_no_failure_for_the_hook(host: Host) -> None:
     """A check that fails starts nothing that is enabled for failures."""
     host.run("cp", "/usr/share/doc/cc-textfile/examples/cc-textfile-alert.service", UNITS)

@@ -940,6 +940,23 @@ def test_no_permission(tmp_path: Path, cdn: Cdn, closed: str, says: str) -> None
     assert plan(path, cdn)
 
 
+def test_no_permission_for_a_journal_that_another_user_left(path: Path, cdn: Cdn) -> None:
+    """A poll of root that was killed in its commit: the message names the file, which SQLite does not."""
+    needs_root()
+    poll(cdn, ledger(path))
+    journal = path.with_name(f"{path.name}-journal")
+    journal.touch(0o600)
+    os.chown(journal, 65534, 65534)
+    refused = subprocess.run(
+        [*POWERLESS, sys.executable, "-m", "tests.cdn", str(path), "2026-12-03T14:30+08:00"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.stderr.endswith(f" setfacl -m u:root:rwx {journal})\n")
+
+
 # Kills
 
 CALLS = "openat,pwrite64,write,fdatasync,fsync,unlink,ftruncate,close"

@@ -183,13 +183,29 @@ def test_check_shows_no_password(output: str, tmp_path: Path) -> None:
 def test_no_error_of_the_transport_holds_the_url(name: str) -> None:
     """What an exchange tells of a failure needs no redaction, nor do the errors behind it, which a bug would show."""
     with Server(FAILURES[name]) as portal:
-        transport = Transport(portal.url)
+        transport = Transport(portal.url, Redactor())
         url = f"{portal.url}{next(iter(demo.PATHS))}?apiPasswd=geheim"
         try:
             transport.exchange("GET", url, lambda reply: reply, timeout=0.2)
         except RequestError as error:
             assert "geheim" not in "".join(traceback.format_exception(error))  # noqa: PT017 # some end in responses
         transport.close()
+
+
+def test_a_proxy_that_repeats_the_authorization(tmp_path: Path) -> None:
+    """The user and password that the environment has for a proxy are secrets, too."""
+
+    def repeat(peer: Peer) -> None:
+        header = re.search(rb"(?i)proxy-authorization: Basic (.*)", peer.head)
+        assert header
+        text = f"{header[1].decode()} {base64.b64decode(header[1]).decode('latin-1')}"
+        peer.send(response(json.dumps({"code": 0, "success": False, "msg": text}).encode()))
+
+    with Server(repeat) as between:
+        proxy = f"http://me:{PROXY_PASSWORD}@{between.host}"
+        done = run("run", env=secret_environment("http://portal.invalid", tmp_path, http_proxy=proxy))
+    assert f"`code` is 0: {MASK} me:{MASK}" in done.stderr
+    assert not leaks(done.stderr, *MARKS)
 
 
 @pytest.mark.parametrize("password", ["abc", "abcdefgh"])

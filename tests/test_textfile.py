@@ -1,6 +1,7 @@
 """The text file on real file systems: full, closed, gone, locked, and owned by a hostile user."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -203,6 +204,33 @@ def test_a_second_process_names_the_first(tmp_path: Path, start: Start, portal: 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.prom", "b.prom", "link"]
     first.end(signal.SIGKILL)
     assert run("run", env=env).returncode == 0, "a lock does not outlive a killed process"
+
+
+def test_a_lock_that_cannot_be_had(tmp_path: Path) -> None:
+    """Where no socket can be opened, the message says so, and what to do."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(OutputError) as caught, Textfile(tmp_path / "a.prom").locked():
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert str(caught.value) == (
+        f"{tmp_path}/a.prom cannot be locked: Too many open files (allow it more open files: ulimit -n 256)"
+    )
+
+
+def test_a_lock_that_another_program_has(tmp_path: Path) -> None:
+    """Who does not say which process it is holds the lock all the same."""
+    output = Textfile(tmp_path / "a.prom")
+    with output.locked():
+        names = Path("/proc/net/unix").read_text()
+        (name,) = re.findall(rf"@(cc_textfile/\S+)\.{os.getpid()}$", names, re.MULTILINE)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"\0{name}")
+        assert output.holder() == "a process that hides its number"
+        with pytest.raises(OutputError, match="another cc-textfile, a process that hides"), output.locked():
+            pass
 
 
 def test_a_link_is_locked_by_its_own_name(tmp_path: Path) -> None:

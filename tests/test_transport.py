@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cc_textfile.errors import CcTextfileError, Malformed, RequestError, RequestTimeout, SettingsError, Unreachable
+from cc_textfile.logs import Redactor
 from cc_textfile.portal.transport import MAX_BODY_BYTES, Reply, Transport
 from cc_textfile.workers import Workers, within
 from tests.certificates import bundle_of, loopback, served
@@ -43,7 +44,7 @@ def whole(reply: Reply) -> Reply:
 
 def get(url: str, *, timeout: float = PATIENCE, ca_file: Path | None = None) -> Reply:
     """Return the response of the server there."""
-    transport = Transport(url, ca_file=ca_file)
+    transport = Transport(url, Redactor(), ca_file=ca_file)
     try:
         return transport.exchange("GET", f"{url}/", whole, timeout=timeout)
     finally:
@@ -67,7 +68,7 @@ def test_interim_responses_are_read_past(status: int) -> None:
         echo(peer)
 
     with Server(script) as server:
-        transport = Transport(server.url)
+        transport = Transport(server.url, Redactor())
         for path in ("/1", "/2"):
             reply = transport.exchange("GET", server.url + path, whole, timeout=PATIENCE)
             assert (reply.status, reply.body, "Link" in reply.headers) == (200, path.encode(), False)
@@ -103,7 +104,7 @@ def test_late_bytes_are_not_the_response_to_the_next_request(first: bytes) -> No
             peer.send(late.pop(peer, b""), response(peer.target.encode()))
 
     with Server(script) as server:
-        transport = Transport(server.url)
+        transport = Transport(server.url, Redactor())
         for path in ("/1", "/2", "/3"):
             try:
                 reply = transport.exchange("GET", server.url + path, refuse, timeout=PATIENCE)
@@ -130,7 +131,7 @@ def test_what_comes_unrequested_is_told(comes: str) -> None:
         sent.release()
 
     with Server(script) as server:
-        transport = Transport(server.url)
+        transport = Transport(server.url, Redactor())
         for path in ("/1", "/2"):
             assert transport.exchange("GET", server.url + path, whole, timeout=PATIENCE).body.startswith(b"/")
             assert sent.acquire(timeout=PATIENCE)
@@ -148,7 +149,7 @@ def test_each_thread_has_one_connection_and_all_are_closed() -> None:
             closed.release()
 
     with Counting(echo) as server:
-        transport = Transport(server.url)
+        transport = Transport(server.url, Redactor())
 
         def work() -> None:
             at_once.wait(PATIENCE)
@@ -225,7 +226,7 @@ def test_any_bytes_are_a_response_or_an_error_of_the_tree() -> None:
             assert isinstance(reply, Reply)
 
     with Server(script) as server:
-        transport = Transport(server.url)
+        transport = Transport(server.url, Redactor())
         check()
         transport.close()
 
@@ -237,7 +238,7 @@ def test_a_bug_in_a_decoder_is_not_an_error_of_the_server() -> None:
         raise KeyError(reply.status)
 
     with Server(echo) as server:
-        transport = Transport(server.url)
+        transport = Transport(server.url, Redactor())
         with pytest.raises(KeyError):
             transport.exchange("GET", f"{server.url}/", bug, timeout=PATIENCE)
         transport.exchange("GET", f"{server.url}/", whole, timeout=PATIENCE)
@@ -294,11 +295,11 @@ def test_the_longest_response_that_is_read() -> None:
 def test_a_limit_of_its_own(sent: bytes) -> None:
     """A caller may set another limit, for all that is received."""
     with Server(sending(sent)) as server:
-        transport = Transport(server.url)
+        transport = Transport(server.url, Redactor())
         with pytest.raises(Malformed, match=r"is longer than 1 KiB$"):
             transport.exchange("GET", f"{server.url}/", whole, timeout=PATIENCE, limit=1024)
     with Server(sending(response(b"x" * MEBIBYTE))) as server:
-        transport = Transport(server.url)
+        transport = Transport(server.url, Redactor())
         reply = transport.exchange("GET", f"{server.url}/", whole, timeout=PATIENCE, limit=MEBIBYTE)
         assert len(reply.body) == MEBIBYTE
         transport.close()
@@ -360,7 +361,7 @@ def test_a_handshake_ends_with_the_timeout(how: str, tmp_path: Path) -> None:
 def test_a_server_that_does_not_read_ends_with_the_timeout() -> None:
     """A large body, as of a push, is not written for ever."""
     with Server(echo, greet=pause(PATIENCE)) as server:
-        transport = Transport(server.url)
+        transport = Transport(server.url, Redactor())
         with pytest.raises(RequestTimeout):
             transport.exchange("PUT", f"{server.url}/", whole, timeout=SHORT, body=bytes(64 * MEBIBYTE))
 
@@ -503,7 +504,7 @@ def test_a_bundle_that_cannot_be_read_is_a_settings_error(bundle: str, monkeypat
     """A bundle that the environment names is not replaced by the usual one."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
     with pytest.raises(SettingsError, match=f"^the CA bundle {bundle}, named by the environment, cannot be read: "):
-        Transport("https://portal.invalid")
+        Transport("https://portal.invalid", Redactor())
 
 
 def test_a_server_that_does_not_speak_tls(tmp_path: Path) -> None:
@@ -532,7 +533,7 @@ def test_the_proxies_of_the_environment_are_used(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("https_proxy", with_password)
         assert get(plain.url).status == 200
         assert trace == [f"GET {plain.url}/ HTTP/1.1 Basic bWU6cEBzcw=="]
-        transport = Transport(encrypted.url, ca_file=bundle)
+        transport = Transport(encrypted.url, Redactor(), ca_file=bundle)
         for path in ("/1", "/2"):
             url = encrypted.url + path
             assert transport.exchange("GET", url, whole, timeout=PATIENCE).body == path.encode()
@@ -559,7 +560,7 @@ def test_a_proxy_that_speaks_tls(encrypted: bool, tmp_path: Path, monkeypatch: p
     with proxy([], tls) as between, Server(script, tls=tls if encrypted else None) as server:
         monkeypatch.setenv("all_proxy", between.url)
         monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-        transport = Transport(server.url, ca_file=bundle)
+        transport = Transport(server.url, Redactor(), ca_file=bundle)
         for _ in range(2):
             assert transport.exchange("GET", f"{server.url}/1", whole, timeout=PATIENCE).status == 200
         assert between.connections == 1 + encrypted
@@ -592,7 +593,7 @@ def test_each_thread_goes_through_the_proxy_by_itself(tmp_path: Path, monkeypatc
     trace: list[str] = []
     with proxy(trace) as between, Server(sending(response(b"", 503)), tls=tls) as server:
         monkeypatch.setenv("https_proxy", between.url)
-        transport = Transport(server.url, ca_file=bundle)
+        transport = Transport(server.url, Redactor(), ca_file=bundle)
         for _ in range(3):
             assert transport.exchange("GET", f"{server.url}/", whole, timeout=PATIENCE).status == 503
         transport.close()
@@ -606,4 +607,4 @@ def test_a_proxy_that_cannot_be_one_is_a_settings_error(address: str, monkeypatc
     """It is named before anything is polled."""
     monkeypatch.setenv("https_proxy", address)
     with pytest.raises(SettingsError, match=r"^the proxy of the environment"):
-        Transport("https://portal.invalid")
+        Transport("https://portal.invalid", Redactor())

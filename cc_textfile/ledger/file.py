@@ -105,16 +105,21 @@ def try_write(path: Path, size: int = 0) -> None:
 
     A poll that uses the ledger is not disturbed. SQLite would find out at the commit, and not say where.
     """
-    folder, fault = Path(os.path.realpath(path)).parent, f"the ledger {path} cannot be used"
-    with os_errors_as(LedgerError, fault, folder), tempfile.TemporaryFile(dir=folder) as beside:
+    real, fault = Path(os.path.realpath(path)), f"the ledger {path} cannot be used"
+    with os_errors_as(LedgerError, fault, real.parent), tempfile.TemporaryFile(dir=real.parent) as beside:
         beside.write(bytes(size))
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise LedgerError(f"{fault}: {os.strerror(errno.EACCES)}", remedy(errno.EACCES, path))
+    for file in (path, _journal(real)):
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+            raise LedgerError(f"{fault}: {os.strerror(errno.EACCES)}", remedy(errno.EACCES, file))
+
+
+def _journal(real: Path) -> Path:
+    return real.with_name(f"{real.name}-journal")
 
 
 def _connect(path: Path, mode: str, wait: float = 0.0) -> sqlite3.Connection:
     real = Path(os.path.realpath(path))
-    for file in (real, real.with_name(f"{real.name}-journal")):
+    for file in (real, _journal(real)):
         if file.exists() and not file.is_file():  # SQLite would wait for the writer of a FIFO
             raise LedgerError(f"the ledger {path} cannot be used: {file} is not a regular file")
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=wait, isolation_level=None)

@@ -34,7 +34,7 @@ class Pushgateway:
         self._host = urlsplit(self.url).netloc
         self._timeout = settings.timeout
         self._redactor = redactor
-        self._transport = Transport(self.url)
+        self._transport = Transport(self.url, redactor)
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock nothing: the last push wins."""

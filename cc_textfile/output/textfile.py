@@ -9,7 +9,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -81,19 +81,22 @@ class Textfile:
         """Lock the file against a second process, and remove what a killed one left behind.
 
         The lock is a name in Linux's abstract socket namespace: it is not in the file system, works in a read-only
-        one, and ends with the process. A second name tells which process it is. Raises `OutputError` if it is locked.
+        one, and ends with the process. A second name tells which process it is. Raises `OutputError` if it is locked,
+        or cannot be.
         """
         name = self._lock_name()
-        with socket.socket(socket.AF_UNIX) as lock, socket.socket(socket.AF_UNIX) as holder:
-            try:
-                lock.bind(f"\0{name}")
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:  # pragma: no cover # no other is known for such a name
-                    raise
-                # /proc does not list the processes of other namespaces.
-                fault = f"{self._path} is locked by another cc-textfile, {self.holder() or 'in another namespace'}"
-                raise OutputError(f"{fault}: stop that one, or give this one another --textfile") from None
-            holder.bind(f"\0{name}.{os.getpid()}")
+        with ExitStack() as stack:
+            with os_errors_as(OutputError, f"{self._path} cannot be locked", self._path.parent):
+                lock, holder = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+                try:
+                    lock.bind(f"\0{name}")
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:  # pragma: no cover # no other is known for such a name
+                        raise
+                    # /proc does not list the processes of other namespaces.
+                    fault = f"{self._path} is locked by another cc-textfile, {self.holder() or 'in another namespace'}"
+                    raise OutputError(f"{fault}: stop that one, or give this one another --textfile") from None
+                holder.bind(f"\0{name}.{os.getpid()}")
             with suppress(OSError):
                 for stale in self._path.parent.glob(f".{glob.escape(self._path.name)}.????????{TEMPORARY_SUFFIX}"):
                     _remove(stale)
@@ -103,8 +106,8 @@ class Textfile:
         """Return which process has locked the file, in words, as far as /proc tells."""
         with suppress(OSError):
             names = UNIX_SOCKETS.read_text(errors="replace")
-            if found := re.search(rf"@{self._lock_name()}\.([0-9]+)$", names, re.MULTILINE):
-                return f"process {found[1]}"
+            if found := re.findall(rf"@{self._lock_name()}(?:\.([0-9]+))?$", names, re.MULTILINE):
+                return f"process {max(found)}" if any(found) else "a process that hides its number"
         return None
 
     def deliver(self, registry: CollectorRegistry) -> str:
@@ -119,6 +122,7 @@ class Textfile:
         Raises `OutputError` where `deliver` would, also because of what is in the place of the file.
         """
         with self._written(lambda content: content.write_bytes(bytes(size))), suppress(FileNotFoundError):
+            socket.socket(socket.AF_UNIX).close()  # the lock needs one
             folder, there = self._path.parent.stat(), self._path.lstat()
             if stat.S_ISDIR(there.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -30,6 +30,7 @@ from requests.utils import get_auth_from_url, prepend_scheme_if_needed, select_p
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from cc_textfile.errors import Malformed, RequestError, RequestTimeout, SettingsError, Unreachable
+from cc_textfile.logs import Redactor
 
 MAX_BODY_BYTES = 256 * 1024
 """The longest body that is read, unpacked: about five times the portal's longest, a row for every country."""
@@ -192,11 +193,11 @@ class Transport:
     """Exchanges with one server; safe to use from several threads.
 
     `base_url` is http or https; `ca_file` replaces the bundle that requests would use. Proxies and CA bundles of the
-    environment count as they do for requests; `proxy` is the address of the one that applies, if any. Raises
-    `SettingsError` when one of them cannot be used.
+    environment count as they do for requests; `proxy` is the address of the one that applies, if any, and `redactor`
+    learns its password. Raises `SettingsError` when one of them cannot be used.
     """
 
-    def __init__(self, base_url: str, *, ca_file: Path | None = None) -> None:
+    def __init__(self, base_url: str, redactor: Redactor, *, ca_file: Path | None = None) -> None:
         place = urlsplit(base_url)
         environment = requests.Session().merge_environment_settings(base_url, {}, None, None, None)
         named = ca_file or environment["verify"]
@@ -215,12 +216,14 @@ class Transport:
             if self.proxy:
                 self.proxy = prepend_scheme_if_needed(self.proxy, "http")  # type: ignore[no-untyped-call]
                 user, password = get_auth_from_url(self.proxy)
+                headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else {}
+                redactor.add(*(value.removeprefix("Basic ") for value in headers.values()), password or user)
                 proxy_tls = _tls_context(None) if self.proxy.startswith("https:") else None
                 self._keeps = not (tls and proxy_tls)  # nobody sees what strays in TLS within TLS
                 self._manager = partial(
                     urllib3.ProxyManager,
                     self.proxy,
-                    proxy_headers=urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None,
+                    proxy_headers=headers,
                     ssl_context=tls or proxy_tls,  # the older urllib3 connects by it to a proxy that forwards
                     proxy_ssl_context=proxy_tls,
                 )
