@@ -1,6 +1,7 @@
 """One poll from settings to output, and the loop that repeats it."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ from cc_textfile.portal.client import PortalClient
 from cc_textfile.portal.responses import Request
 from cc_textfile.portal.transport import Transport
 from cc_textfile.portal.window import Window
+from cc_textfile.remedies import user
 from cc_textfile.settings import Settings, called
 from cc_textfile.signals import Signals
 from cc_textfile.systemd import READY, RELOADING, STOPPING, WATCHDOG, is_notified, notify, status, watchdog_interval
@@ -118,8 +120,9 @@ def loop(
     starts, and a folder that is created later stays read-only in it.
     """
     textfile, interval = settings.textfile, settings.interval or 0.0
-    if is_notified() and textfile and not settings.pushgateway and not textfile.parent.is_dir():
-        raise SettingsError(f"{called('textfile')} names {textfile}; create the folder {textfile.parent} first")
+    if is_notified() and textfile and not settings.pushgateway and not os.path.isdir(textfile.parent):  # noqa: PTH112
+        folder = f"create the folder {textfile.parent} first, where user {user()} can reach it"
+        raise SettingsError(f"{called('textfile')} names {textfile}; {folder}")
     watchdog = watchdog_interval()
 
     def alive(done: int, total: int) -> None:

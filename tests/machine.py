@@ -5,6 +5,7 @@ works on a writable layer in memory above it, and leaves nothing behind.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import os
@@ -85,25 +86,29 @@ def root(release: str) -> Path:
     """Return the root of a release that machines are booted from, built if needed (a minute); raises `NoRootError`."""
     mark = hashlib.sha256(" ".join((release, *PACKAGES)).encode()).hexdigest()[:12]
     built = CACHE / f"host-{release}-{mark}"
-    if not built.is_dir():
-        CACHE.mkdir(exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix="host-unfinished-", dir=CACHE))
-        unfinished.chmod(0o755)
-        command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", release, str(unfinished)]
-        done = subprocess.run(
-            [*command, _mirror()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-        if done.returncode != 0:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            message = f"debootstrap of {release} failed:\n{done.stdout[-2000:]}"
-            raise NoRootError(message)
-        # Every installed host has these; debootstrap leaves them to the installer.
-        (unfinished / "etc" / "hostname").write_text("debian\n")
-        (unfinished / "etc" / "hosts").write_text("127.0.0.1 localhost\n127.0.1.1 debian\n")
-        with contextlib.suppress(OSError):  # another test run was faster
-            unfinished.rename(built)
-        shutil.rmtree(unfinished, ignore_errors=True)
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / release).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may build it now
+        if not built.is_dir():
+            _build(release, built)
     return built
+
+
+def _build(release: str, built: Path) -> None:
+    unfinished = Path(tempfile.mkdtemp(prefix="host-unfinished-", dir=CACHE))
+    unfinished.chmod(0o755)
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", release, str(unfinished)]
+    done = subprocess.run(
+        [*command, _mirror()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode != 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        message = f"debootstrap of {release} failed:\n{done.stdout[-2000:]}"
+        raise NoRootError(message)
+    # Every installed host has these; debootstrap leaves them to the installer.
+    (unfinished / "etc" / "hostname").write_text("debian\n")
+    (unfinished / "etc" / "hosts").write_text("127.0.0.1 localhost\n127.0.1.1 debian\n")
+    unfinished.rename(built)
 
 
 class Machine:

@@ -4,9 +4,12 @@ All containers have a read-only root file system. Most run an image from which e
 """
 
 import os
+import platform
 import re
 import stat
 import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +25,15 @@ USER = 65532
 SECONDS_TO_STOP = "--time=5"
 """After these podman would kill the process, and its exit status would be another."""
 
-# What is built lies in one folder, dist/, and cannot be built side by side.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist")]
+DEBIAN_PYTHON = "3.13"
+# The modules that need neither other servers nor tools, nor rights on a host.
+UNIT_TESTS = (
+    *("responses", "translations", "window", "client", "transport"),
+    *("settings", "logs", "poll", "metrics", "golden", "report", "demo"),
+)
+TEST_DEPENDENCIES = ("Babel", "hypothesis", "pytest", "PyYAML", "trustme")
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containers")]  # one process makes the images
 
 
 @pytest.fixture
@@ -198,3 +208,31 @@ def test_the_documented_commands(podman: Podman, portal: demo.DemoPortal, tmp_pa
     assert 'ChinaCache_metrics_hit_miss_total{HitOrMiss="Hit",channel="1001"}' in ended.stdout
     assert "polled 2 channels" in ended.stderr
     assert re.search(r"^\d{4}-\d\d-\d\d +1002 ", ended.stdout, re.MULTILINE), ended.stdout
+
+
+def test_unit_tests_pass_with_the_python_of_debian_13(podman: Podman, tmp_path: Path) -> None:
+    """In a Debian 13 with its own Python 3.13, where each warning is an error, in the programs that are started too."""
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    packages = tmp_path / "packages"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"--target={packages}"]
+    tags = [f"--platform=manylinux_{glibc}_{platform.machine()}" for glibc in ("2_17", "2_28", "2_34")]
+    wanted = [*TEST_DEPENDENCIES, *dependencies]
+    subprocess.run([*pip, f"--python-version={DEBIAN_PYTHON}", "--only-binary=:all:", *tags, *wanted], check=True)
+    variables = {
+        "PYTHONPATH": "/source:/packages",
+        "PYTHONWARNINGS": "error",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HYPOTHESIS_STORAGE_DIRECTORY": "/root/hypothesis",
+    }
+    ended = podman.try_run(
+        "run",
+        "--rm",
+        f"--volume={ROOT}:/source:ro",
+        f"--volume={packages}:/packages:ro",
+        "--workdir=/source",
+        *(f"--env={name}={value}" for name, value in variables.items()),
+        containers.BASE,
+        *("python3", "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"),
+        *(f"tests/test_{name}.py" for name in UNIT_TESTS),
+    )
+    assert ended.returncode == 0, ended.stdout[-20_000:] + ended.stderr

@@ -1,7 +1,6 @@
 """What is built to be taken elsewhere: sdist and wheel, and the newest Python of the classifiers."""
 
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -14,20 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import containers
 from tests.conftest import ROOT, environment
 from tests.containers import documented
+from tests.test_container import DEBIAN_PYTHON
 
 # What is built lies in one folder, dist/, and cannot be built side by side.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist")]
-
-PYTHON = "3.13"
-# The modules that need neither other servers nor tools, nor rights on a host.
-UNIT_TESTS = (
-    *("responses", "translations", "window", "client", "transport"),
-    *("settings", "logs", "poll", "metrics", "golden", "report", "demo"),
-)
-TEST_DEPENDENCIES = ("Babel", "hypothesis", "pytest", "PyYAML", "trustme")
 
 
 def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
@@ -102,7 +93,7 @@ def test_pypi_can_show_links_and_versions(wheel: Path) -> None:
     assert {link.partition(",")[0] for link in metadata.get_all("Project-URL", [])} >= {"Homepage", "Documentation"}
     versions = [text.rpartition(" ")[2] for text in metadata.get_all("Classifier", []) if ":: Python :: 3." in text]
     assert metadata["Requires-Python"] == f">={versions[0]}"
-    assert versions[-1] == PYTHON
+    assert versions[-1] == DEBIAN_PYTHON
 
 
 def test_built_from_the_sdist_the_bytes_are_the_same(sdist: Path, wheel: Path, tmp_path: Path) -> None:
@@ -152,31 +143,3 @@ def test_the_documented_commands(tool: str, wheel: Path, wheels: Path, tmp_path:
             assert "counter" in said
     installed = tmp_path / ("venv/bin" if tool == "python3" else ".local/bin") / "cc-textfile"
     assert run(installed, "--version").startswith("cc-textfile, version ")
-
-
-def test_unit_tests_pass_with_the_python_of_debian_13(tmp_path: Path) -> None:
-    """In a Debian 13 with its own Python 3.13, where each warning is an error, in the programs that are started too."""
-    podman = containers.engine()
-    packages = tmp_path / "packages"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"--target={packages}"]
-    tags = [f"--platform=manylinux_{glibc}_{platform.machine()}" for glibc in ("2_17", "2_28", "2_34")]
-    wanted = [*TEST_DEPENDENCIES, *project()["dependencies"]]
-    run(*pip, f"--python-version={PYTHON}", "--only-binary=:all:", *tags, *wanted)
-    variables = {
-        "PYTHONPATH": "/source:/packages",
-        "PYTHONWARNINGS": "error",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HYPOTHESIS_STORAGE_DIRECTORY": "/root/hypothesis",
-    }
-    ended = podman.try_run(
-        "run",
-        "--rm",
-        f"--volume={ROOT}:/source:ro",
-        f"--volume={packages}:/packages:ro",
-        "--workdir=/source",
-        *(f"--env={name}={value}" for name, value in variables.items()),
-        containers.BASE,
-        *("python3", "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"),
-        *(f"tests/test_{name}.py" for name in UNIT_TESTS),
-    )
-    assert ended.returncode == 0, ended.stdout[-20_000:] + ended.stderr

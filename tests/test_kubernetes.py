@@ -23,8 +23,7 @@ from cc_textfile.settings import SETTINGS, Shard
 from tests import cdn, containers
 from tests.conftest import ROOT, eventually, tool
 
-# What is built lies in one folder, dist/, and cannot be built side by side.
-pytestmark = pytest.mark.xdist_group("dist")
+pytestmark = pytest.mark.xdist_group("containers")  # one process makes the images
 
 if TYPE_CHECKING:
     from cc_textfile.ledger import ChannelTotals

@@ -1,5 +1,6 @@
 """The loop: its rhythm, whatever the clock does, and what keeps it from starting."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from cc_textfile.logs import Redactor
 from cc_textfile.settings import Settings
 from cc_textfile.signals import Signals
 from cc_textfile.workers import within
-from tests.conftest import PATIENCE, Program, account, command, run
+from tests.conftest import NOBODY, PATIENCE, POWERLESS, Program, account, command, needs_root, run
 
 Start = Callable[..., Program]
 
@@ -48,13 +49,18 @@ def test_it_waits_for_its_folder(tmp_path: Path, start: Start, portal: DemoPorta
 
 def test_a_unit_without_a_folder_does_not_start(tmp_path: Path, portal: DemoPortal) -> None:
     """In a unit's mounts a folder that is made later stays read-only: one line, nothing polled, no try after try."""
-    path = tmp_path / "missing" / "a.prom"
-    env = account(portal, CC_TEXTFILE_PATH=str(path), JOURNAL_STREAM="8:1", NOTIFY_SOCKET="@nobody-listens")
-    ended = run("run", "--interval", "1h", env=env)
-    assert ended.returncode == 2
-    assert ended.stderr.endswith(
-        f"cc-textfile: --textfile (CC_TEXTFILE_PATH) names {path}; create the folder {path.parent} first\n"
-    )
+    needs_root()
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    os.chown(closed, NOBODY, NOBODY)
+    for path in (tmp_path / "missing" / "a.prom", closed / "folder" / "a.prom"):
+        env = account(portal, CC_TEXTFILE_PATH=str(path), JOURNAL_STREAM="8:1", NOTIFY_SOCKET="@nobody-listens")
+        ended = run("run", "--interval", "1h", env=env, before=POWERLESS)
+        assert ended.returncode == 2
+        assert ended.stderr.endswith(
+            f"cc-textfile: --textfile (CC_TEXTFILE_PATH) names {path}; create the folder {path.parent} first, where "
+            "user root can reach it\n"
+        )
     assert portal.requests == 0
 
 
