@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -45,6 +46,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_PAGE_BYTES = 64 * 1024 * 1024
 """The longest page of node_exporter that is read: some 600,000 series."""
 
+MAX_FILES = 1000
 MTIME = r'^node_textfile_mtime_seconds\{file="([^\0\n]+)"\} ([0-9]{1,20}(?:\.[0-9]+)?(?:e\+[0-9]{1,2})?)$'
 MAX_SKEW = 60
 """Seconds between the clocks; the clock of the host decides which windows are requested."""
@@ -280,7 +282,7 @@ def _node_exporter(path: Path, settings: Settings, address: str, redactor: Redac
         yield Step("node_exporter file", SKIPPED, f"no response from node_exporter: {error}", elsewhere)
     else:
         page = reply.body.decode(errors="replace")
-        mtimes = dict(re.findall(MTIME, page, re.MULTILINE))
+        mtimes = {found[1]: found[2] for found in islice(re.finditer(MTIME, page, re.MULTILINE), MAX_FILES)}
         errors = re.search(r"^node_textfile_scrape_error ([01])$", page, re.MULTILINE)
         if not errors:
             detail = f"the response has status {reply.status}, and no metrics of a textfile collector"

@@ -152,7 +152,14 @@ def test_on_a_terminal_it_fits_the_width(ledger: Path) -> None:
     assert max(len(line) for line in piped.splitlines()) > 40
 
 
-@pytest.mark.parametrize("bits", ["UPDATE days SET traffic = 'x'", "UPDATE days SET codes = 'null'"])
+@pytest.mark.parametrize(
+    "bits",
+    [
+        "UPDATE days SET traffic = 'x'",
+        "UPDATE days SET codes = 'null'",
+        "UPDATE days SET channel = CAST(channel AS BLOB)",
+    ],
+)
 def test_a_ledger_that_is_damaged(tmp_path: Path, ledger: Path, bits: str) -> None:
     """It is said, also where SQLite does not notice."""
     copy = tmp_path / "ledger.sqlite"

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from cc_textfile import systemd
 from cc_textfile.demo.portal import DemoPortal
-from tests.conftest import PATIENCE, ROOT, Program, account, command
+from tests.conftest import PATIENCE, Program, account, command
 
 
 @pytest.fixture
@@ -148,25 +147,3 @@ def test_a_daemon_reports_a_failure(
     assert receiver.recv(4096).decode().startswith(f"STATUS={textfile} cannot be written: Is a directory")
     assert receiver.recv(4096) == b"READY=1"
     assert program.end() == 0
-
-
-def test_the_link_replaces_no_file_of_others(tmp_path: Path) -> None:
-    """Another collector's file stays, and so does the link of another account whose text file has the same name."""
-    ours, other, folder = tmp_path / "ours" / "cdn.prom", tmp_path / "other" / "cdn.prom", tmp_path / "folder"
-    for file in (ours, other, folder / "cdn.prom"):
-        file.parent.mkdir()
-        file.write_text(str(file))
-
-    def link(file: Path) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "TEXTFILE_FOLDER": str(folder), "CC_TEXTFILE_PATH": str(file)}
-        words = ("sh", str(ROOT / "systemd" / "link-textfile"))
-        return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
-
-    assert "give the text file another name" in link(ours).stdout
-    assert not (folder / "cdn.prom").is_symlink()
-    (folder / "cdn.prom").unlink()
-    assert [link(file).returncode for file in (other, ours, other)] == [0, 1, 0]
-    assert (folder / "cdn.prom").readlink() == other
-    other.unlink()
-    assert link(ours).returncode == 0
-    assert (folder / "cdn.prom").readlink() == ours

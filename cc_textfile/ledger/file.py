@@ -77,6 +77,8 @@ def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
         db.execute("BEGIN")
         for day, name, *figures, codes, closed in db.execute(query, (first,)) if has_ledger(db, path) else ():
             traffic, hits, misses = map(number, figures)
+            if not isinstance(name, str):
+                raise TypeError("a name is something else")
             found.append(Day(moment(day).date(), name, traffic, hits, misses, dict(json.loads(codes)), bool(closed)))
         return found
 
