@@ -193,6 +193,17 @@ def test_a_method_that_is_asked_again_goes_on_where_it_stood(path: Path, cdn: Cd
     assert end.traffic_bytes == truth + (today.traffic_bytes or 0)
 
 
+def test_a_day_stays_open_while_a_method_that_it_counted_is_not_asked(path: Path, cdn: Cdn) -> None:
+    """Its number is not the portal's for the whole day; the day is closed when the method is asked again."""
+    polls(cdn, path, at("04 12:00"))
+    polls(cdn, path, at("05 03:00"), methods=[HIT_RATE])
+    assert not days(path, since=at("04 00:00").date())[0].closed
+    polls(cdn, path, at("05 04:00"))
+    day = days(path, since=at("04 00:00").date())[0]
+    assert day.closed
+    assert day.traffic_bytes == cdn.truth("1001", "traffic", at("04 00:00"), at("05 00:00"))
+
+
 # What is counted
 
 

@@ -237,7 +237,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         return finished
 
     def _day_closes(self, day: int, name: str, channel: Channel) -> Iterator[tuple[int, str, Method]]:
-        for method in self._methods:
+        for method in self._methods | self._day(day, name).methods:  # those, too, that are no longer asked
             # A first day has no rows, and nothing but rows is of use in a response of `region`.
             first = {Method.REGION: channel.started, Method.HTTP_CODE: channel.first_code_day}.get(method, day)
             if first <= day:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cc_textfile.ledger.file import moment
 from cc_textfile.portal import window
-from cc_textfile.portal.responses import HitRate, Isp, Request, Response, Share
+from cc_textfile.portal.responses import HitRate, Isp, Method, Request, Response, Share
 from cc_textfile.portal.window import Window
 
 STEP, DAY = (int(length.total_seconds()) for length in (window.STEP, window.DAY))
@@ -101,6 +101,13 @@ class DayRecord:
     figures: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(FIGURES))
     codes: dict[str, int] = field(default_factory=dict)
     baseline: dict[str, int | None] | None = None
+
+    @property
+    def methods(self) -> set[Method]:
+        """The methods of which numbers are recorded."""
+        traffic, hits, _ = self.figures.values()
+        found = {Method.ISP: traffic, Method.HIT_RATE: hits, Method.HTTP_CODE: self.codes or None}
+        return {method for method, value in found.items() if value is not None}
 
 
 class Stretch(NamedTuple):
