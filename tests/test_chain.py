@@ -64,7 +64,7 @@ def test_from_the_portal_to_the_alert_and_back(
     assert eventually(lambda: [query for query in dashboard_queries() if value(url, query) is None] == [])
 
     stale = {"ChinaCachePollerStale", "ChinaCacheChannelsStale"}
-    assert firing(url) & stale == set()
+    eventually(lambda: firing(url) & stale == set())
     program.end(signal.SIGKILL)
     eventually(lambda: firing(url) & stale == stale)
     start(*loop, env=env)
