@@ -24,7 +24,7 @@ from cc_textfile.portal.responses import Method
 
 ROOT = Path(__file__).parent.parent
 LISTENING = r'msg="Listening on" address=(\S+)'
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds that a test waits for an event before it takes it for lost; far beyond what a slow machine needs."""
 
 
