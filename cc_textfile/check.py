@@ -47,6 +47,8 @@ MAX_PAGE_BYTES = 64 * 1024 * 1024
 """The longest page of node_exporter that is read: some 600,000 series."""
 
 MAX_FILES = 1000
+"""How many text files of such a page are looked at."""
+
 MTIME = r'^node_textfile_mtime_seconds\{file="([^\0\n]+)"\} ([0-9]{1,20}(?:\.[0-9]+)?(?:e\+[0-9]{1,2})?)$'
 MAX_SKEW = 60
 """Seconds between the clocks; the clock of the host decides which windows are requested."""

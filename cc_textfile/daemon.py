@@ -120,6 +120,7 @@ def loop(
     starts, and a folder that is created later stays read-only in it.
     """
     textfile, interval = settings.textfile, settings.interval or 0.0
+    # Not `Path.is_dir`: behind a closed folder that raises.
     if is_notified() and textfile and not settings.pushgateway and not os.path.isdir(textfile.parent):  # noqa: PTH112
         folder = f"create the folder {textfile.parent} first, where user {user()} can reach it"
         raise SettingsError(f"{called('textfile')} names {textfile}; {folder}")

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -36,6 +37,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped with CI=true: {report.longrepr[2]}"
     return report
+
+
+def project() -> dict[str, Any]:
+    """Return what pyproject.toml says of the project."""
+    said: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return said
 
 
 def tool(name: str) -> str:

@@ -39,8 +39,9 @@ from tests.conftest import (
 pytestmark = pytest.mark.slow
 
 NOWHERE = "http://127.0.0.1:1"
-DMESG = "^correct the path, or see what the kernel says: dmesg$"
 """Where nothing listens."""
+
+DMESG = "^correct the path, or see what the kernel says: dmesg$"
 
 MOUNTED = ("unshare", "--mount", "sh", "-c")
 

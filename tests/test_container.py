@@ -9,7 +9,6 @@ import re
 import stat
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 
 from cc_textfile.demo import portal as demo
 from tests import containers
-from tests.conftest import ROOT, eventually, get
+from tests.conftest import ROOT, eventually, get, project
 from tests.containers import IMAGE, WITHOUT_SHELL_IMAGE, Podman, documented
 
 STATE = "/var/lib/cc-textfile"
@@ -212,11 +211,10 @@ def test_the_documented_commands(podman: Podman, portal: demo.DemoPortal, tmp_pa
 
 def test_unit_tests_pass_with_the_python_of_debian_13(podman: Podman, tmp_path: Path) -> None:
     """In a Debian 13 with its own Python 3.13, where each warning is an error, in the programs that are started too."""
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     packages = tmp_path / "packages"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"--target={packages}"]
     tags = [f"--platform=manylinux_{glibc}_{platform.machine()}" for glibc in ("2_17", "2_28", "2_34")]
-    wanted = [*TEST_DEPENDENCIES, *dependencies]
+    wanted = [*TEST_DEPENDENCIES, *project()["dependencies"]]
     subprocess.run([*pip, f"--python-version={DEBIAN_PYTHON}", "--only-binary=:all:", *tags, *wanted], check=True)
     variables = {
         "PYTHONPATH": "/source:/packages",

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
 from collections.abc import Mapping
 from email import message_from_bytes
@@ -27,11 +26,6 @@ def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | 
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
-
-
-def project() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return found
 
 
 @pytest.fixture(scope="module")

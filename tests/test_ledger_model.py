@@ -258,5 +258,5 @@ def test_nothing_is_lost_or_counted_twice() -> None:
 def test_nothing_is_lost_or_counted_twice_in_many_histories() -> None:
     """The same, for longer, and with other histories each time."""
     run_state_machine_as_test(
-        LedgerModel, settings=settings(QUICK, max_examples=60, stateful_step_count=60, derandomize=False)
+        LedgerModel, settings=settings(QUICK, max_examples=100, stateful_step_count=60, derandomize=False)
     )

@@ -19,6 +19,7 @@ from cc_textfile import daemon
 from cc_textfile.demo import portal as demo
 from cc_textfile.demo.portal import DemoPortal
 from cc_textfile.logs import Redactor
+from cc_textfile.remedies import user
 from cc_textfile.settings import Settings
 from cc_textfile.signals import Signals
 from cc_textfile.workers import within
@@ -47,20 +48,21 @@ def test_it_waits_for_its_folder(tmp_path: Path, start: Start, portal: DemoPorta
     assert program.end() == 0
 
 
-def test_a_unit_without_a_folder_does_not_start(tmp_path: Path, portal: DemoPortal) -> None:
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_unit_without_a_folder_does_not_start(tmp_path: Path, portal: DemoPortal, *, closed: bool) -> None:
     """In a unit's mounts a folder that is made later stays read-only: one line, nothing polled, no try after try."""
-    needs_root()
-    closed = tmp_path / "closed"
-    closed.mkdir(0o700)
-    os.chown(closed, NOBODY, NOBODY)
-    for path in (tmp_path / "missing" / "a.prom", closed / "folder" / "a.prom"):
-        env = account(portal, CC_TEXTFILE_PATH=str(path), JOURNAL_STREAM="8:1", NOTIFY_SOCKET="@nobody-listens")
-        ended = run("run", "--interval", "1h", env=env, before=POWERLESS)
-        assert ended.returncode == 2
-        assert ended.stderr.endswith(
-            f"cc-textfile: --textfile (CC_TEXTFILE_PATH) names {path}; create the folder {path.parent} first, where "
-            "user root can reach it\n"
-        )
+    path = tmp_path / "folder" / "missing" / "a.prom"
+    if closed:  # to this user; then nobody can tell whether there is a folder in it
+        needs_root()
+        path.parent.parent.mkdir(0o700)
+        os.chown(path.parent.parent, NOBODY, NOBODY)
+    env = account(portal, CC_TEXTFILE_PATH=str(path), JOURNAL_STREAM="8:1", NOTIFY_SOCKET="@nobody-listens")
+    ended = run("run", "--interval", "1h", env=env, before=POWERLESS if closed else ())
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(
+        f"cc-textfile: --textfile (CC_TEXTFILE_PATH) names {path}; create the folder {path.parent} first, where user "
+        f"{user()} can reach it\n"
+    )
     assert portal.requests == 0
 
 

@@ -4,13 +4,12 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, project
 
 TESTS = (
     "test_client.py",
@@ -25,8 +24,7 @@ TESTS = (
 @pytest.mark.slow
 def test_the_oldest_dependencies_do(tmp_path: Path) -> None:
     """With them, every fault of the portal costs its own request and nothing else."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    oldest = [requirement.replace(">=", "==") for requirement in project["dependencies"]]
+    oldest = [requirement.replace(">=", "==") for requirement in project()["dependencies"]]
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={tmp_path}", *oldest)
     if subprocess.run(pip, check=False).returncode:
         pytest.skip("the package index cannot be reached")

@@ -5,14 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from cc_textfile.settings import SETTINGS
-from tests.conftest import ROOT, environment
+from tests.conftest import ROOT, environment, project
 
 # What is built lies in one folder, dist/, and cannot be built side by side.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dist")]
@@ -99,7 +98,7 @@ def test_one_file_is_pure_and_in_order(one_file: Path) -> None:
 def test_what_is_in_the_file_is_licensed_and_what_the_program_asks_for(one_file: Path) -> None:
     """The list of wheels has every dependency of pyproject.toml, and the package's copyright file names them all."""
     wheels = re.findall(r"^(\S+?)==", (ROOT / "packaging" / "wheels.txt").read_text(), re.MULTILINE)
-    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    asked = project()["dependencies"]
     assert {re.split(r"[<>=!~]", dependency)[0] for dependency in asked} <= set(wheels)
     licensed = re.findall(r"^Files: (\w+)/\*$", (ROOT / "packaging" / "debian" / "copyright").read_text(), re.MULTILINE)
     assert licensed == sorted(wheels)

@@ -78,7 +78,7 @@ def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
         for day, name, *figures, codes, closed in db.execute(query, (first,)) if has_ledger(db, path) else ():
             traffic, hits, misses = map(number, figures)
             if not isinstance(name, str):
-                raise TypeError("a name is something else")
+                raise TypeError("a channel's name is something else")
             found.append(Day(moment(day).date(), name, traffic, hits, misses, dict(json.loads(codes)), bool(closed)))
         return found
 
@@ -137,7 +137,8 @@ def has_ledger(db: sqlite3.Connection, path: Path, *, unfinished: bool = False) 
         for name in ("page_count", "page_size", "application_id", "user_version")
     )
     size = path.stat().st_size  # in the same transaction: the one above waits for a commit, which may add pages
-    is_whole = size >= pages * page_size or db.execute("PRAGMA journal_mode").fetchone() == ("wal",)  # litestream's
+    # With a write-ahead log, which litestream asks for, pages may be in that log alone.
+    is_whole = size >= pages * page_size or db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     fault = ""
     if size and application_id != APPLICATION_ID:
         fault = _FOREIGN

@@ -107,7 +107,7 @@ class Textfile:
         with suppress(OSError):
             names = UNIX_SOCKETS.read_text(errors="replace")
             if found := re.findall(rf"@{self._lock_name()}(?:\.([0-9]+))?$", names, re.MULTILINE):
-                return f"process {max(found)}" if any(found) else "a process that hides its number"
+                return f"process {max(found)}" if any(found) else "an unknown process"
         return None
 
     def deliver(self, registry: CollectorRegistry) -> str:
