@@ -40,9 +40,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 
 
 def project() -> dict[str, Any]:
-    """Return what pyproject.toml says of the project."""
-    said: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return said
+    """Return what pyproject.toml has about the project."""
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return found
 
 
 def tool(name: str) -> str:

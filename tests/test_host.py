@@ -572,8 +572,8 @@ def test_the_check_passes_its_options_on(host: Host) -> None:
     """Whatever characters they hold: neither sed nor systemd makes something else of them."""
     host.configure()
     account = r'R&D|%n "x" $HOME \1'
-    said = host.run("cc-textfile-check", "cc-textfile.service", "--account", account, check=False)
-    assert f"{account} (flag --account)" in said
+    checked = host.run("cc-textfile-check", "cc-textfile.service", "--account", account, check=False)
+    assert f"{account} (flag --account)" in checked
 
 
 def test_the_check_is_no_failure_for_the_hook(host: Host) -> None:

@@ -922,8 +922,8 @@ def test_a_read_only_file_system(small_disk: Path, cdn: Cdn) -> None:
     assert plan(path, cdn)
 
 
-def said_without_rights(path: Path) -> str:
-    """Let a user to whom nothing of others is open make a poll; return what it says on standard error."""
+def errors_without_rights(path: Path) -> str:
+    """Let a user to whom nothing of others is open make a poll; return what it writes to standard error."""
     words = [*POWERLESS, sys.executable, "-m", "tests.cdn", str(path), "2026-12-03T14:30+08:00"]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False).stderr
 
@@ -944,9 +944,9 @@ def test_no_permission(tmp_path: Path, cdn: Cdn, closed: str, says: str) -> None
     poll(cdn, ledger(path))
     os.chown(place, 65534, 65534)
     place.chmod(0o700)
-    said = said_without_rights(path)
-    assert "cannot be used: Permission denied (" in said
-    assert said.endswith(f" {says.format(place)}\n")
+    errors = errors_without_rights(path)
+    assert "cannot be used: Permission denied (" in errors
+    assert errors.endswith(f" {says.format(place)}\n")
     os.chown(place, 0, 0)
     assert plan(path, cdn)
 
@@ -958,8 +958,8 @@ def test_no_permission_for_a_journal_that_another_user_left(path: Path, cdn: Cdn
     journal = path.with_name(f"{path.name}-journal")
     journal.touch(0o600)
     os.chown(journal, 65534, 65534)
-    said = said_without_rights(path)
-    assert said.endswith(f" setfacl -m u:root:rwx {journal})\n")
+    errors = errors_without_rights(path)
+    assert errors.endswith(f" setfacl -m u:root:rwx {journal})\n")
 
 
 # Kills
