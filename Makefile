@@ -1,6 +1,8 @@
 # `make demo` and `make test` are all that a newcomer needs; each sets up what it needs, in this folder alone.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests start the program hundreds of times, and would compile it at each start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## show this help

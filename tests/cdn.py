@@ -46,13 +46,18 @@ def _minute(time: datetime) -> int:
     return int(time.timestamp()) // 60
 
 
+def _day(minute: int) -> int:
+    """Return the first minute of a day; in UTC+8 a day begins 8 hours earlier."""
+    return (minute + 480) // MINUTES * MINUTES - 480
+
+
 @cache
 def _numbers(channel: str, kind: str, day: int) -> tuple[int, ...]:
     """Return the number of each minute of a day, which is named by its first minute."""
     size = {"traffic": 1 << 31, "hits": 1000, "misses": 300, "200": 900, "404": 50, "503": 3}[kind]
     seed = zlib.crc32(f"{channel} {kind}".encode())
-    mixed = ((day + n) * 2654435761 ^ seed for n in range(MINUTES))
-    return tuple(0 if kind == "503" and number % 7 else (number >> 5) % size for number in mixed)
+    mixed = [minute * 2654435761 ^ seed for minute in range(day, day + MINUTES)]
+    return tuple([0 if kind == "503" and number % 7 else (number >> 5) % size for number in mixed])
 
 
 @cache
@@ -82,11 +87,11 @@ class Cdn:
         first, last = _minute(start), min(_minute(end), now)
         if last <= first:
             return 0
-        late = sum(
-            self._sum(channel, kind, minute, minute + 1) // 3
-            for minute in range(max(first, last - MAX_DELAY, now - MAX_DELAY), last)
-            if minute + 1 + (3, 14, 40, MAX_DELAY - 2)[minute % 4] > now
-        )
+        late = 0
+        for minute in range(max(first, now - MAX_DELAY), last):
+            if minute + 1 + (3, 14, 40, MAX_DELAY - 2)[minute % 4] > now:
+                day = _day(minute)
+                late += _numbers(channel, kind, day)[minute - day] // 3
         corrected = self._corrected(channel, kind, start, end)
         return max(0, self._sum(channel, kind, first, last) - late + corrected)
 
@@ -114,8 +119,7 @@ class Cdn:
     def _sum(self, channel: str, kind: str, first: int, last: int) -> int:
         total = 0
         while first < last:
-            # Minutes since the epoch, in UTC+8, where a day begins 8 hours earlier.
-            day = (first + 480) // MINUTES * MINUTES - 480
+            day = _day(first)
             until = min(last, day + MINUTES)
             sums = _sums(channel, kind, day)
             total += sums[until - day] - sums[first - day]
