@@ -113,7 +113,7 @@ def _url(value: str) -> str:
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         good = False
-    if not good or parts.query or parts.fragment or "@" in parts.path or re.search("[\\s\ud800-\udfff]", address):
+    if not good or parts.query or parts.fragment or "@" in parts.path or re.search(r"[\s\ud800-\udfff]|\[.*@", address):
         _fail("not an address such as https://host:444; in a user or a password, / is written %2F, and @ is %40")
     return parts.geturl()
 

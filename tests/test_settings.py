@@ -269,6 +269,7 @@ def test_credentials_are_read_when_nothing_else_is_set(tmp_path: Path) -> None:
                 ("CHINACACHE_URL", "https://host:99999"),
                 ("CHINACACHE_URL", "https://host/?password=hidden"),
                 ("PUSHGATEWAY", "http://[::1"),
+                ("PUSHGATEWAY", "http://user[v1.hidden@host]"),
                 ("PUSHGATEWAY", "http:/host:9091"),
                 ("PUSHGATEWAY", "ftp://u:hidden@host"),
                 ("PUSHGATEWAY", "https//host:9091"),
