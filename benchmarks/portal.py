@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from cc_textfile.demo.portal import CHANNELS, PATHS
+from cc_textfile.demo.portal import CHANNELS, METHODS
 from cc_textfile.demo.portal import response as content_of
 from tests.certificates import loopback
 
@@ -39,7 +39,9 @@ def response(path: str, *, daily: bool) -> bytes:
     """Return a whole HTTP response of the method at that path."""
     query = {"startTime": "202404301200" if daily else "202405011155", "endTime": "202405011200"}
     query |= {"start_time": "20240501", "end_time": "20240501", "channelIds": CHANNELS[0], "channel_id": CHANNELS[0]}
-    body = json.dumps(content_of(PATHS[path], query, datetime(2024, 5, 1, 4, tzinfo=UTC)), ensure_ascii=False).encode()
+    body = json.dumps(
+        content_of(METHODS[path], query, datetime(2024, 5, 1, 4, tzinfo=UTC)), ensure_ascii=False
+    ).encode()
     head = (
         b"HTTP/1.1 200 OK\r\nServer: portal\r\nContent-Type: application/json;charset=UTF-8\r\n"
         b"Connection: keep-alive\r\nContent-Length: %d\r\n\r\n"
@@ -78,7 +80,7 @@ class Portal(asyncio.Protocol):
 async def main() -> None:
     """Serve until standard input ends."""
     counts = Counts()
-    responses = {(path, daily): response(path, daily=daily) for path in PATHS for daily in (False, True)}
+    responses = {(path, daily): response(path, daily=daily) for path in METHODS for daily in (False, True)}
     loop = asyncio.get_running_loop()
     with tempfile.TemporaryDirectory() as folder:
         tls, bundle = loopback(Path(folder))

@@ -198,7 +198,7 @@ def response(body: bytes = b"", status: int = 200, *headers: str, length: int | 
 
 def method_of(peer: Peer) -> Method:
     """Return the method that is requested."""
-    return demo.PATHS[urlsplit(peer.target).path]
+    return demo.METHODS[urlsplit(peer.target).path]
 
 
 def channel_of(peer: Peer) -> str:

@@ -100,7 +100,7 @@ def test_it_refuses_like_the_real_one(portal: DemoPortal) -> None:
 def test_a_response_that_drips_goes_on(portal: DemoPortal) -> None:
     """It never ends, and never stands still for longer than a second."""
     portal.fault = lambda *_: "drip"
-    with urlopen(portal.url + next(iter(demo.PATHS)), timeout=PATIENCE) as dripping:
+    with urlopen(portal.url + next(iter(demo.METHODS)), timeout=PATIENCE) as dripping:
         assert dripping.read(1) == b" "
 
 

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from cc_textfile import __version__
-from cc_textfile.demo.portal import PATHS
+from cc_textfile.demo.portal import METHODS
 from cc_textfile.logs import Redactor
 from cc_textfile.metrics import Results, registry
 from cc_textfile.poll import gauge_requests, poll
@@ -33,7 +33,7 @@ def portal_of(folder: Path) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            (found,) = folder.glob(f"{PATHS[urlsplit(self.path).path]}.*")
+            (found,) = folder.glob(f"{METHODS[urlsplit(self.path).path]}.*")
             body = found.read_bytes()
             self.send_response(200 if found.suffix == ".json" else int(found.suffix[1:]))
             self.send_header("Content-Length", str(len(body)))

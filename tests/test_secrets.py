@@ -184,7 +184,7 @@ def test_no_error_of_the_transport_holds_the_url(name: str) -> None:
     """What an exchange tells of a failure needs no redaction, nor do the errors behind it, which a bug would show."""
     with Server(FAILURES[name]) as portal:
         transport = Transport(portal.url, Redactor())
-        url = f"{portal.url}{next(iter(demo.PATHS))}?apiPasswd=geheim"
+        url = f"{portal.url}{next(iter(demo.METHODS))}?apiPasswd=geheim"
         try:
             transport.exchange("GET", url, lambda reply: reply, timeout=0.2)
         except RequestError as error:

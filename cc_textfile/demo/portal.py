@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from cc_textfile.errors import CcTextfileError, SettingsError
+from cc_textfile.portal.client import PATHS, REST, STATISTICS
 from cc_textfile.portal.responses import Method
 from cc_textfile.portal.window import DAY, PORTAL_ZONE
 from cc_textfile.workers import Workers
@@ -39,15 +40,7 @@ BREAKDOWNS: Final = {
 # fmt: on
 STATUS_CODES: Final = {"200": 9310, "206": 320, "304": 210, "404": 110, "403": 28, "502": 14, "500": 8}
 
-PATHS: Final = {
-    "/api/public/statistics/getHitRate.do": Method.HIT_RATE,
-    "/api/public/statistics/getIsp.do": Method.ISP,
-    "/api/public/statistics/getRegion.do": Method.REGION,
-    "/rest-api/public/statistics/http_code": Method.HTTP_CODE,
-}
-# The names of user, password, channel, start and end in a query, and the form of its times.
-STATISTICS: Final = ("userName", "apiPasswd", "channelIds", "startTime", "endTime", "%Y%m%d%H%M")
-REST: Final = ("api_user", "api_key", "channel_id", "start_time", "end_time", "%Y%m%d")
+METHODS: Final = {path: method for method, path in PATHS.items()}
 
 
 def _http(text: str, head: str = "200 OK") -> bytes:
@@ -134,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         url, now, fault = urlsplit(self.path), self.server.clock(), None
         query = dict(parse_qsl(url.query, keep_blank_values=True))
         try:
-            method = PATHS[url.path]
+            method = METHODS[url.path]
             names = REST if method is Method.HTTP_CODE else STATISTICS
             user, password, channel = (query.get(name, "") for name in names[:3])
             admitted = (user, password) == (USER, PASSWORD)
