@@ -33,9 +33,9 @@ OPERATORS = [
     for kind, change in mutators.mutation_operators
     if change.__name__.removeprefix("operator_") not in LEFT_OUT
 ]
-# Tests wait for an event for up to 60 seconds. Hypothesis' profile `ci` has neither chance nor a database.
+# Tests wait for an event for up to 120 seconds. Hypothesis' profile `ci` has neither chance nor a database.
 PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=ci"]
-PYTEST += ["-m", "not slow", "-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]
+PYTEST += ["-m", "not slow", "-o", "faulthandler_timeout=240", "-o", "faulthandler_exit_on_timeout=true"]
 
 
 class Mutant(NamedTuple):
