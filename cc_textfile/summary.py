@@ -116,8 +116,8 @@ def failures(snapshot: Snapshot, user: str) -> None:
         log.warning("%d more distinct failures are not logged", len(alike) - MAX_FAILURE_LINES)
     if snapshot.account_refused:
         log.error(
-            "the portal refuses the account of user %s: no request was answered well, and %d more were not made, "
-            "so that the account is not locked; check CHINACACHE_USER and the password",
+            "the portal refuses the account of user %s: no request was answered well; check CHINACACHE_USER and the "
+            "password (requests not made, so that the account is not locked: %d)",
             user,
             not_made,
         )

@@ -90,7 +90,7 @@ def test_bytes_that_are_not_a_response(method: Method, body: bytes, words: str) 
     """Under status 200 they are malformed, and the message says what they are; under another, the status matters."""
     with pytest.raises(Malformed, match=words):
         DECODERS[method](200, body)
-    with pytest.raises(BadStatus, match="HTTP status 502"):
+    with pytest.raises(BadStatus, match=r"^HTTP status 502$"):
         DECODERS[method](502, body)
 
 
