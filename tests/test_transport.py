@@ -479,6 +479,7 @@ def test_a_name_that_cannot_be_resolved(name: str) -> None:
         ("expired", "certificate has expired"),
         ("not yet valid", "certificate is not yet valid"),
         ("foreign", "issued by an authority that this host does not trust; name its bundle with --ca-file)"),
+        ("self-signed", "issued by an authority that this host does not trust; name its bundle with --ca-file)"),
         ("wrong name", "certificate is not valid for '127.0.0.1'"),
     ],
 )
@@ -491,6 +492,10 @@ def test_a_certificate_that_is_not_trusted(kind: str, words: str, tmp_path: Path
     }
     names = ("portal.example",) if kind == "wrong name" else ()
     context = served(trustme.CA() if kind == "foreign" else trusted, *names, **validity.get(kind, {}))
+    if kind == "self-signed":
+        itself, file = trustme.CA(), tmp_path / "itself.pem"
+        file.write_bytes(itself.private_key_pem.bytes() + itself.cert_pem.bytes())
+        context.load_cert_chain(file)
     with Server(echo, tls=context) as server:
         with pytest.raises(Unreachable, match=rf"^the certificate of {server.host} is not trusted: ") as caught:
             get(server.url, ca_file=bundle_of(trusted, tmp_path))

@@ -344,11 +344,9 @@ class Transport:
                     through = " through the proxy" if by_proxy else ""
                     return Unreachable(f"no connection to {self._host}{through}: {cause.strerror}")
                 case urllib3.exceptions.ProxyError():
-                    status = re.search(r"failed: (\d{3})", str(cause))
-                    shown = f" (HTTP status {status[1]})" if status else ""
-                    return Unreachable(
-                        f"the proxy gave no connection to {self._host}{shown}; see https_proxy and no_proxy"
-                    )
+                    status = "".join(re.findall(r"failed: (\d{3})", str(cause)))
+                    refused = f"the proxy gave no connection to {self._host} (HTTP status {status})"
+                    return Unreachable(f"{refused}; see https_proxy and no_proxy")
                 case urllib3.exceptions.DecodeError():
                     return Malformed(f"the response of {self._host} cannot be unpacked")
         return Malformed(f"what {self._host} sends is not HTTP")
