@@ -108,16 +108,12 @@ def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime, 
     assert settings.ledger  # noqa: S101 # the command requires it
     with Past(settings.ledger, settings, history.first, history.step, now) as past:
         _check(history, past)
-        again = history.output is not None and os.path.lexists(history.output)
         with _Progress(past) as progress:
             _make_requests(settings, past, partial(poll, fetch, close=close), progress)
-        written = temporary(settings, history)
+        written, before = temporary(settings, history), past.output
         try:
             _write(written, _openmetrics(past, settings.account, history))
-            past.finish(
-                str(history.output and history.output.absolute()),
-                lambda: _publish(written, history.output, again=again),
-            )
+            past.finish(_identity(written), lambda: _publish(written, history.output, before))
         finally:
             remove_unfinished(settings, history)
         return _next_steps(history, past, now)
@@ -130,7 +126,7 @@ def _check(history: History, past: Past) -> None:
             f"--from: the history ends with the last settled step that is more than {MARGIN // 3600} hours old, at "
             f"{_time(past.end)} (UTC+8), and that is not after its beginning; give an earlier day"
         )
-    if output and os.path.lexists(output) and past.output != str(output.absolute()):
+    if output and _identity(output) not in ("", past.output):
         raise SettingsError(f"--output: {output} exists, and is not overwritten; give another file")
     if output and not os.access(output.parent, os.R_OK | os.W_OK | os.X_OK):
         raise SettingsError(f"--output: {output.parent} is not a folder that user {os.geteuid()} may read and write in")
@@ -248,11 +244,20 @@ def _write(path: Path | None, lines: Iterator[bytes]) -> None:
         raise OutputError(f"{path or 'standard output'} cannot be written: {error.strerror}") from None
 
 
-def _publish(written: Path | None, output: Path | None, *, again: bool) -> None:
-    """Give the file its name, for good, before the ledger forgets what is in it."""
+def _identity(file: Path | None) -> str:
+    """Return what a file keeps under another name; "" where there is none."""
+    if file:
+        with suppress(OSError):
+            status = file.lstat()
+            return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
+    return ""
+
+
+def _publish(written: Path | None, output: Path | None, before: str) -> None:
+    """Give the file its name, for good, before the ledger forgets what is in it; replace only what was `before`."""
     if written and output:
         try:
-            if os.path.lexists(output) and not again:  # of another backfill, meanwhile
+            if _identity(output) not in ("", before):  # of another backfill, meanwhile
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             written.rename(output)
             folder = os.open(output.parent, os.O_RDONLY)

@@ -483,7 +483,7 @@ def test_stopped_between_file_and_ledger_it_finishes(
 
 
 def test_two_histories_of_one_name(tmp_path: Path) -> None:
-    """The second does not replace the first, leaves nothing, and writes to nothing in its temporary file's place."""
+    """The second never replaces the first, leaves nothing, and writes to nothing in its temporary file's place."""
     cdn, history = Cdn(at("03 12:00")), history_of(tmp_path / "h.om", at("01 00:00"))
     (tmp_path / "precious").write_text("precious")
     settings = settings_of(tmp_path / "2")
@@ -497,6 +497,8 @@ def test_two_histories_of_one_name(tmp_path: Path) -> None:
         return answering(cdn)(request, deadline)
 
     with pytest.raises(OutputError, match="cannot be written: File exists"):
+        backfill(settings, history, fetch, cdn.now)
+    with pytest.raises(SettingsError, match=r"h\.om exists, and is not overwritten"):
         backfill(settings, history, fetch, cdn.now)
     assert (tmp_path / "h.om").read_text() == "of another account"
     assert (tmp_path / "precious").read_text() == "precious"
