@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cc_textfile.errors import CcTextfileError, Malformed, RequestError, RequestTimeout, SettingsError, Unreachable
 from cc_textfile.logs import Redactor
-from cc_textfile.portal.transport import MAX_BODY_BYTES, Reply, Transport
+from cc_textfile.portal.transport import Reply, Transport
 from cc_textfile.workers import Workers, within
 from tests.certificates import bundle_of, loopback, served
 from tests.conftest import PATIENCE
@@ -35,6 +35,8 @@ SHORT = 0.3
 """Seconds that a request has in tests of a server that is late."""
 
 MEBIBYTE = 1 << 20
+LONGEST = 256 * 1024
+"""Bytes of the longest body that is read."""
 
 
 def whole(reply: Reply) -> Reply:
@@ -271,24 +273,24 @@ def test_a_connection_that_is_broken_off(script: Script) -> None:
 
 def test_the_longest_body_that_is_read() -> None:
     """A body of 256 KiB is read; one byte more is too long, and the message has the limit."""
-    with Server(sending(response(b"x" * MAX_BODY_BYTES))) as server:
-        assert len(get(server.url).body) == MAX_BODY_BYTES
-    with Server(sending(response(b"x" * (MAX_BODY_BYTES + 1)))) as server, pytest.raises(Malformed) as caught:
+    with Server(sending(response(b"x" * LONGEST))) as server:
+        assert len(get(server.url).body) == LONGEST
+    with Server(sending(response(b"x" * (LONGEST + 1)))) as server, pytest.raises(Malformed) as caught:
         get(server.url)
     assert str(caught.value) == f"the response of {server.host} is longer than 256 KiB"
 
 
 def test_the_longest_response_that_is_read() -> None:
     """Beside the longest body, status line and headers may take 64 KiB; one byte more is too long."""
-    space = 64 * 1024 - len(response(b"", 200, "X: ", "Y: ", length=MAX_BODY_BYTES))
+    space = 64 * 1024 - len(response(b"", 200, "X: ", "Y: ", length=LONGEST))
     for more in (0, 1):
         headers = ("X: " + "x" * (space // 2), "Y: " + "y" * (space - space // 2 + more))
-        with Server(sending(response(b"x" * MAX_BODY_BYTES, 200, *headers))) as server:
+        with Server(sending(response(b"x" * LONGEST, 200, *headers))) as server:
             if more:
                 with pytest.raises(Malformed, match=r"is longer than 256 KiB$"):
                     get(server.url)
             else:
-                assert len(get(server.url).body) == MAX_BODY_BYTES
+                assert len(get(server.url).body) == LONGEST
 
 
 @pytest.mark.parametrize("sent", [response(b"x" * MEBIBYTE), response(b"", 103) * 9999], ids=["body", "interim"])
