@@ -172,6 +172,19 @@ def test_what_authenticates_a_push(user: str, sent: bytes | None) -> None:
     assert found == ([] if sent is None else [base64.b64encode(sent)])
 
 
+@pytest.mark.parametrize(
+    ("user", "password", "shown"),
+    [("gate", "abc", "gate:abc"), ("gate", "abcdefgh", "gate:***"), ("abcdefgh", "", "***:")],
+)
+def test_a_gateway_that_repeats_what_authenticates(user: str, password: str, shown: str) -> None:
+    """The token of basic auth is a secret, however short the password, and so is a user without one."""
+    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    script = sending(response(f"bad {token} of {user}:{password}".encode(), 401))
+    with Server(script) as gateway, pytest.raises(OutputError) as caught:
+        pushed_to(gateway, f"{user}:{password}@")
+    assert str(caught.value).endswith(f" responds with status 401: bad *** of {shown}")
+
+
 @pytest.mark.parametrize("status", [300, 302, 404, 503])
 def test_any_other_status_than_2xx_is_a_failure(status: int) -> None:
     """What was not taken is not delivered; a redirect is not followed. The reason may be in any encoding, or empty."""

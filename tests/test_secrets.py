@@ -14,14 +14,11 @@ from pathlib import Path
 from urllib.parse import quote, unquote, unquote_plus
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from cc_textfile.demo import portal as demo
-from cc_textfile.errors import OutputError, RequestError
+from cc_textfile.errors import RequestError
 from cc_textfile.logs import FIELDS, MASK, Redactor
-from cc_textfile.output.pushgateway import Pushgateway
 from cc_textfile.portal.transport import Transport
-from cc_textfile.settings import Settings
 from tests.certificates import loopback
 from tests.conftest import PATIENCE, Program, command, environment, run
 from tests.server import Peer, Script, Server, channel_of, good, method_of, response, sending, then
@@ -206,17 +203,6 @@ def test_a_proxy_that_repeats_the_authorization(tmp_path: Path) -> None:
         done = run("run", env=secret_environment("http://portal.invalid", tmp_path, http_proxy=proxy))
     assert f"`code` is 0: {MASK} me:{MASK}" in done.stderr
     assert not leaks(done.stderr, *MARKS)
-
-
-@pytest.mark.parametrize("password", ["abc", "abcdefgh"])
-def test_a_gateway_that_repeats_the_authorization(password: str) -> None:
-    """The token of basic auth is a secret too, however short the password that it is made of."""
-    token = base64.b64encode(f"gate:{password}".encode()).decode()
-    with Server(sending(response(f"bad token {token}".encode(), 401))) as pushed:
-        url = f"http://gate:{password}@{pushed.host}"
-        settings = Settings(user="me", password="x", account="me", channels=("1",), pushgateway=url)
-        with pytest.raises(OutputError, match=r" responds with status 401: bad token \*\*\*$"):
-            Pushgateway(settings, Redactor()).deliver(CollectorRegistry())
 
 
 def closed_port() -> str:
