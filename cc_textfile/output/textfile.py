@@ -150,5 +150,5 @@ class Textfile:
 
     def _lock_name(self) -> str:
         """Return a name that is the same for all paths to the file. Links to its folder are followed, not its own."""
-        place = os.path.realpath(self._path.parent) + "/" + self._path.name
+        place = Path(os.path.realpath(self._path.parent), self._path.name)
         return "cc_textfile/" + hashlib.sha256(os.fsencode(place)).hexdigest()
