@@ -12,7 +12,7 @@ from cc_textfile.ledger import Day
 from cc_textfile.ledger import days as recorded
 
 COLUMNS = ("day", "channel", "traffic", "requests", "hit ratio", "5xx", "closed")
-NOT_CLOSED = "* not closed yet: late numbers and corrections of the portal are still to come"
+NOT_CLOSED = "* not closed: late numbers and corrections of the portal may be missing"
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 

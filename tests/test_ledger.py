@@ -648,6 +648,20 @@ def test_days_are_kept_for_92_days_and_their_sums_for_ever(path: Path, cdn: Cdn)
     assert shown == older + sum(day.traffic_bytes or 0 for day in kept)
 
 
+def test_a_channel_that_comes_back_after_a_hundred_days_goes_on_in_its_day(path: Path, cdn: Cdn) -> None:
+    """Where `--catch-up` reaches so far. What was counted of its last day is still known, and not counted twice."""
+    began = at("03 13:45")
+    polls(cdn, path, at("03 18:00"), channels=("1001", "1002"))
+    cdn.now += 100 * DAY
+    poll(cdn, ledger(path, ("1002",)))
+    cdn.now += timedelta(hours=12)
+    for _ in range(3):
+        channel = poll(cdn, ledger(path, catch_up=110 * DAY)).channels["1001"]
+    assert channel.settled_end == at("06 00:00")
+    assert channel.settled_seconds == (channel.settled_end - began).total_seconds()
+    assert channel.traffic_bytes == cdn.truth("1001", "traffic", began, channel.settled_end)
+
+
 # The file
 
 

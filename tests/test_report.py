@@ -102,7 +102,7 @@ def test_a_table_has_units_totals_and_a_mark_for_open_days(ledger: Path) -> None
     assert [line.split()[1] for line in lines[1:5]] == [*CHANNELS, "all"]
     assert all(line.endswith(" yes") for line in lines[1:5])
     assert lines[5].endswith(" no *")
-    assert lines[-1].startswith("* not closed yet")
+    assert lines[-1].startswith("* not closed: ")
     assert "GB" in lines[1]
 
 

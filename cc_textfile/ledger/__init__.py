@@ -25,7 +25,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cc_textfile.ledger.file import Day, create, days, explained, has_ledger, moment, number, opened_for_poll
 from cc_textfile.ledger.values import (
@@ -54,9 +53,6 @@ from cc_textfile.ledger.values import (
 from cc_textfile.portal.responses import HttpCode, Isp, Method, Region, Request, Response
 from cc_textfile.settings import Settings
 
-if TYPE_CHECKING:
-    import sqlite3
-
 __all__ = ["ChannelTotals", "ClosedDay", "Day", "Ledger", "Totals", "days"]
 
 DAYS_KEPT = 92
@@ -76,7 +72,6 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._settle, self._day_settle = int(settings.settle), int(settings.day_settle)
         self._catch_up = int(settings.catch_up)
         self._cleanup = ExitStack()
-        self._db: sqlite3.Connection
         self._is_new = False
         self._created = self._clock_ahead = 0
         self._channels: dict[str, Channel] = {}
@@ -251,8 +246,8 @@ class Ledger(AbstractContextManager["Ledger"]):
             response = poll.get(request, since=day)
             if not isinstance(response, HttpCode):
                 continue
-            percents = sums_of((row.code, row.flux_percent) for row in response.codes)
-            ratios[name] = {code: percent / 100 for code, percent in percents.items() if percent is not None}
+            percents = sums_of((row.code, row.flux_percent) for row in response.codes).items()
+            ratios[name] = {code: percent / 100 for code, percent in percents if percent is not None}
             channel = self._channels[name]
             # A clock that is behind asks for a day that is counted to its end, or for one before the first.
             if channel.first_code_day <= day and channel.settled_end < day + DAY:
@@ -356,7 +351,10 @@ class Ledger(AbstractContextManager["Ledger"]):
         oldest = now - self._catch_up - self._day_settle - DAY
         if given_up := self._db.execute("DELETE FROM closes WHERE day < ?", (oldest,)).rowcount:
             log.warning("%d day closes failed for longer than --catch-up: they are given up", given_up)
-        self._db.execute("DELETE FROM days WHERE day < ?", (min(now - DAYS_KEPT * DAY, oldest) - DAY,))
+        # Not a day in which a position lies: when the channel comes back, the rest of it is counted.
+        position = "SELECT settled_end FROM channels WHERE channel = days.channel"
+        delete = f"DELETE FROM days WHERE day < ? AND day + {DAY} <= ({position})"  # noqa: S608 # nothing foreign in it
+        self._db.execute(delete, (min(now - DAYS_KEPT * DAY, oldest) - DAY,))
 
     def _totals(self, ratios: Mapping[str, Mapping[str, float]]) -> Totals:
         closed_days = self._closed_days()
