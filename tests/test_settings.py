@@ -287,6 +287,14 @@ def test_a_bad_value_names_flag_and_variable_and_what_would_be_right(variable: s
     assert not found.endswith(".")
 
 
+def test_a_certificate_that_is_not_in_text_is_no_bundle(tmp_path: Path) -> None:
+    """Windows exports certificates in DER by default."""
+    bundle = tmp_path / "ca.cer"
+    bundle.write_bytes(b"\x30\x82\x02\xff")
+    (found,) = faults("--ca-file", str(bundle))
+    assert found.endswith(f"{bundle} has no certificates (PEM) in it")
+
+
 def test_a_delay_as_long_as_the_catch_up_counts_nothing() -> None:
     """A window would be given up before its numbers are taken to be complete."""
     (found,) = faults("--settle", "24h", "--catch-up", "24h")
