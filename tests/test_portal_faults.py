@@ -1,5 +1,6 @@
 """A portal that misbehaves, and the command line as a user starts it: what is exported, logged and returned."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -172,6 +173,26 @@ def test_a_stream_that_slips_without_a_trace_at_its_end_costs_the_poll(then: str
         env = account(portal.url, textfile, CHINACACHE_CHANNEL_IDS=channels, CC_TEXTFILE_METHODS="isp")
         done = run("run", env=env | {"CC_TEXTFILE_CONCURRENCY": "4"})
     assert (done.returncode, set(failures(textfile))) == (1, {"malformed"})
+    assert samples(textfile, "ChinaCache_metrics_") == []
+
+
+def test_a_second_response_that_tls_has_decrypted_costs_the_poll(textfile: Path, tmp_path: Path) -> None:
+    """It lies in one record behind the first, which fills the reader to the byte: no system call shows it."""
+    tls, bundle = loopback(tmp_path)
+    first = '{"code": 1, "totalFlux": 100}'
+
+    def script(peer: Peer) -> None:
+        if channel_of(peer) == "100":
+            padding = io.DEFAULT_BUFFER_SIZE - len(response(b" " * 8000)) + 8000 - len(first)
+            peer.send(response(f"{first}{' ' * padding}".encode()) + response(b'{"code": 1, "totalFlux": 666}'))
+        else:
+            peer.close()
+
+    with Server(script, tls=tls) as portal:
+        env = account(portal.url, textfile, CHINACACHE_CHANNEL_IDS="100,101", CHINACACHE_CA_FILE=str(bundle))
+        done = run("run", env=env | {"CC_TEXTFILE_METHODS": "isp", "CC_TEXTFILE_CONCURRENCY": "1"})
+    assert done.returncode == 1
+    assert "more responses came than requests were made" in done.stderr
     assert samples(textfile, "ChinaCache_metrics_") == []
 
 

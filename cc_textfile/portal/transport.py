@@ -171,10 +171,10 @@ class _Connection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        connected = super().is_connected
-        if isinstance(self.sock, _Socket) and (self.sock.holds_more or not connected):
-            _exchange.strayed |= self.sock.has_more(0)
-        return connected
+        # Not by urllib3 alone: it does not see what TLS has decrypted already.
+        strayed = isinstance(self.sock, _Socket) and self.sock.has_more(0)
+        _exchange.strayed |= strayed
+        return super().is_connected and not strayed
 
 
 class _TlsConnection(_Connection, HTTPSConnection):
