@@ -43,13 +43,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A finished poll. Each request has a response or a failure, but for optional ones that there was no time for."""
+    """A finished poll. Each request has a response or a failure, or is one of the optional ones that are `left`."""
 
     responses: Mapping[Request, Response]
     failures: Mapping[Request, RequestError]
     ended: datetime
     seconds: float
     account_refused: bool = False
+    left: int = 0
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -101,7 +102,7 @@ def poll(
     methods. Once eight are refused and none is good, the account is refused, and no more requests are made.
     Where `close` tells that more responses came than were requested, none is good. (No connection outlives a poll:
     firewalls forget idle ones, and file and ledger need descriptors.)
-    Raises `CcTextfileError` when the host gives not one thread, and whatever else than `RequestError` `fetch` raises.
+    Raises `CcTextfileError` when no thread can be started, and whatever else than `RequestError` `fetch` raises.
     """
     began = monotonic()
     run = _Run(fetch, list(dict.fromkeys([*requests, *optional])), began + deadline)
@@ -115,14 +116,14 @@ def poll(
     if run.bugs:
         raise run.bugs[0]
     account_refused = bool(threads) and run.refused()
-    # Copies: a thread that is late changes nothing any more.
-    good, bad = dict(run.responses), dict(run.failures)
+    # Copies: a thread that ends later changes nothing any more.
+    good, bad = dict(run.responses), _as_refusals(run.failures) if account_refused else dict(run.failures)
     # An optional request that was cut short shows only that there was no time, if the portal answers others.
     required = {*requests} if good else {*requests, *run.begun}
     for request in run.wanted:
         if request in required and request not in good and request not in bad:
             kind, message = (Refused, NOT_MADE) if account_refused else (RequestTimeout, DEADLINE_PASSED)
-            bad[request] = kind(message, channel=request.channel, method=request.method)
+            bad[request] = _failed(request, kind, message)
     if progress:
         progress(len(run.wanted), len(run.wanted))
     seconds = monotonic() - began
@@ -130,9 +131,22 @@ def poll(
         workers.wait(CLOSE_SECONDS)
         # Where responses have slipped, one more comes, as late as responses are here.
         if close(min(STRAY_SECONDS + run.longest, MAX_STRAY_SECONDS)):
-            bad |= {request: Malformed(STRAYED, channel=request.channel, method=request.method) for request in good}
+            bad |= {request: _failed(request, Malformed, STRAYED) for request in good}
             good = {}
-    return Snapshot(good, bad, now + timedelta(seconds=seconds), seconds, account_refused)
+    left = len(run.wanted) - len(good) - len(bad)
+    return Snapshot(good, bad, now + timedelta(seconds=seconds), seconds, account_refused, left)
+
+
+def _as_refusals(failures: Mapping[Request, RequestError]) -> dict[Request, RequestError]:
+    """Return the failures of an account that is refused: by a status, too, for alerts go by the reason."""
+    return {
+        request: _failed(request, Refused, str(error)) if is_refusal(error) else error
+        for request, error in failures.items()
+    }
+
+
+def _failed(request: Request, kind: Callable[..., RequestError], message: str) -> RequestError:
+    return kind(message, channel=request.channel, method=request.method)
 
 
 class _Run:

@@ -47,8 +47,9 @@ def budget(settings: Settings) -> None:
 
 def pace(snapshot: Snapshot, *, deadline: float, interval: float | None) -> None:
     """Warn when the portal, as fast as it was in this poll, is too slow for a whole one; both limits in seconds."""
-    requests = len(snapshot.requests)
-    in_time = requests - sum(isinstance(error, RequestTimeout) for error in snapshot.failures.values())
+    made = len(snapshot.requests)
+    requests = made + snapshot.left
+    in_time = made - sum(isinstance(error, RequestTimeout) for error in snapshot.failures.values())
     if not snapshot.responses:
         return  # the portal is down, and the failures say so
     whole = snapshot.seconds * requests / in_time
@@ -95,11 +96,8 @@ def poll(snapshot: Snapshot, channels: int, series: int, where: str) -> str:
 def failures(snapshot: Snapshot, user: str) -> None:
     """Log each distinct failure once, with the channels that it concerns."""
     alike: defaultdict[tuple[str, str, str], dict[str, RequestError]] = defaultdict(dict)
-    not_made = 0
     for error in snapshot.failures.values():
-        if str(error) == NOT_MADE:
-            not_made += 1
-        else:
+        if str(error) != NOT_MADE:
             alike[error.method, error.reason, str(error)][error.channel] = error
     for (method, reason, message), errors in list(alike.items())[:MAX_FAILURE_LINES]:
         named = list(errors)[:MAX_CHANNELS_NAMED]
@@ -116,10 +114,9 @@ def failures(snapshot: Snapshot, user: str) -> None:
         log.warning("%d more distinct failures are not logged", len(alike) - MAX_FAILURE_LINES)
     if snapshot.account_refused:
         log.error(
-            "the portal refuses the account of user %s: no request was answered well; check CHINACACHE_USER and the "
-            "password (requests not made, so that the account is not locked: %d)",
+            "the portal refuses the account of user %s: no request was answered well, and no more than eight are made "
+            "in a poll, so that the account is not locked; check CHINACACHE_USER and the password",
             user,
-            not_made,
         )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -104,6 +105,11 @@ def snapshot(seconds: float, *, good: int, late: int = 0, unreachable: int = 0) 
             snapshot(60, good=1500, late=500),
             300,
             "25 requests a second. At this rate a poll of 2,000 requests takes 1m",
+        ),
+        (
+            replace(snapshot(60, good=1500), left=500),
+            None,
+            "a poll of 2,000 requests takes 1m20s, and --deadline is 1m",
         ),
         (snapshot(60, good=1000, late=500, unreachable=500), None, "and --deadline is 1m: raise that"),
         (snapshot(40, good=2000), 30, "takes 40s, and --interval is 30s: raise that"),
