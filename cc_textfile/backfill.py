@@ -245,7 +245,7 @@ def _write(path: Path | None, lines: Iterator[bytes]) -> None:
 
 
 def _identity(file: Path | None) -> str:
-    """Return what a file keeps under another name; "" where there is none."""
+    """Return inode, size and time, which a file keeps when it is renamed; "" where there is none."""
     if file:
         with suppress(OSError):
             status = file.lstat()

@@ -2,7 +2,7 @@
 
     CcTextfileError
     ├── SettingsError          flags, variables or files that a run cannot begin with
-    ├── RequestError           one request to the portal, of one channel and method
+    ├── RequestError           one HTTP request, as a rule of one channel and method
     │   ├── Unreachable        no connection, a broken one, or one that is not trusted
     │   ├── BadStatus          an HTTP status other than 200
     │   ├── Refused            the response's own `code` or `success` is not good

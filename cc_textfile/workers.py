@@ -15,7 +15,7 @@ T = TypeVar("T")
 class Workers:
     """Threads that run one function each, and are waited for so long and no longer.
 
-    A thread that hangs does not hold up the end of the process. Raises `CcTextfileError` when the host gives not one.
+    A thread that hangs does not hold up the end of the process. Raises `CcTextfileError` when no thread can be started.
     """
 
     def __init__(self, work: Callable[[], None], threads: int = 1) -> None:

@@ -363,7 +363,7 @@ def health(dashboard: Dashboard, queries: Queries, config: Mapping[str, Any]) ->
         .with_target(latest(f"min by (account) ({queries.poller('cc_textfile_ledger_up')})", "{{account}}"))
     )
     dashboard.with_panel(
-        stat("Time lost", "Of the range: time older than --catch-up, which is in no counter.", "s", 6)
+        stat("Time lost", "Of the range: time older than --catch-up, which was skipped.", "s", 6)
         .thresholds(red_from(1))
         .with_target(latest(f"max by (account) (increase({lost}[$__range]))", "{{account}}"))
     )

@@ -68,7 +68,7 @@ class Day(NamedTuple):
 def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
     """Return what is recorded of each day from `since` on, by day and channel; raises `LedgerError`.
 
-    It only reads, but for mode `rw`: that also undoes what a poll had begun to write when it was killed.
+    It only reads. Mode `rw` also undoes what a poll had begun to write when it was killed.
     """
     first = int(datetime.combine(since, datetime.min.time(), PORTAL_ZONE).timestamp())
     query = "SELECT day, channel, traffic, hits, misses, codes, closed FROM days WHERE day >= ? ORDER BY day, channel"

@@ -1,4 +1,4 @@
-"""The portal as Python sees it: a function per method that makes the URL of a request, and retries.
+"""The portal as Python sees it: makes the URL of a request, tries it again if need be, and decodes the response.
 
 The statistics methods and the REST method differ in the names of their parameters and in the form of their times.
 """
