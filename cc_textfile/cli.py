@@ -16,7 +16,7 @@ import click
 
 from cc_textfile import __version__
 from cc_textfile.errors import CcTextfileError, SettingsError
-from cc_textfile.logs import Redactor, complain, configure, say
+from cc_textfile.logs import Redactor, complain, configure, in_journal, say
 from cc_textfile.portal.window import DAY, PORTAL_ZONE, STEP
 from cc_textfile.settings import BY_NAME, Settings, SettingsCommand
 from cc_textfile.signals import SIGNALS
@@ -43,10 +43,9 @@ def exit_status(advice: Callable[[SettingsError], str] | None = None) -> Iterato
     try:
         yield
     except SettingsError as error:
-        in_journal = "JOURNAL_STREAM" in os.environ
         for fault in error.faults:
-            complain(f"{'<3>' if in_journal else ''}cc-textfile: {fault}")
-        if not in_journal:  # where nobody asks for help
+            complain(f"{'<3>' if in_journal() else ''}cc-textfile: {fault}")
+        if not in_journal():  # where nobody asks for help
             help_text = f"`{click.get_current_context().command_path} --help` explains each setting"
             complain(f"cc-textfile: nothing was done; {advice(error) if advice else help_text}")
         sys.exit(BAD_SETTINGS)

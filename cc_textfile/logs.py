@@ -79,10 +79,18 @@ def _forms(secret: str) -> set[str]:
     return forms | {_one_line(form) for form in forms}
 
 
+def in_journal() -> bool:
+    """Tell whether standard error leads to the journal; the variable alone is inherited (systemd.exec(5))."""
+    with suppress(OSError):
+        status = os.fstat(2)
+        return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return False
+
+
 def configure(level: str, form: str, redactor: Redactor) -> None:
     """Log from this level on, in this form (`text` or `json`); tracebacks of bugs are redacted."""
     # The journal has timestamps of its own, and takes priorities.
-    journal = "JOURNAL_STREAM" in os.environ
+    journal = in_journal()
     handler = _Handler()
     handler.setFormatter((_Json if form == "json" else _Text)(journal=journal))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

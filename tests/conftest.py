@@ -303,6 +303,10 @@ def command(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "cc_textfile", *arguments)
 
 
+IN_JOURNAL = ("sh", "-c", 'JOURNAL_STREAM=$(stat --dereference --format=%d:%i /dev/stderr) exec "$@"', "sh")
+"""Runs a command as systemd does whose standard error is the journal."""
+
+
 def run(
     *arguments: str, env: Mapping[str, str], before: tuple[str, ...] = (), **options: Any
 ) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from cc_textfile import logs
 from cc_textfile.demo.portal import DemoPortal
 from cc_textfile.logs import MASK, MAX_QUOTED, Redactor
-from tests.conftest import PATIENCE, account, command, eventually, run
+from tests.conftest import IN_JOURNAL, PATIENCE, account, command, eventually, run
 
 PASSWORD = """mark-Zq7&=+%/ "'<>\\ü中;mark-kW9!~*"""
 
@@ -121,12 +121,12 @@ def test_redaction_is_linear(secret: str) -> None:
 
 def test_own_words_and_fields_are_never_rewritten(tmp_path: Path, portal: DemoPortal) -> None:
     """A password that is part of every line changes none: who knows the words could read it off."""
-    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"), JOURNAL_STREAM="8:1")
+    env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"))
     env |= {"CC_TEXTFILE_LOG_FORMAT": "json", "CHINACACHE_CHANNEL_IDS": "2", "CC_TEXTFILE_CONCURRENCY": "1"}
     portal.fault = lambda *_: "refused"
 
     def logged(password: str) -> list[str]:
-        stderr = run("run", env={**env, "CHINACACHE_PASS": password}).stderr
+        stderr = run("run", env={**env, "CHINACACHE_PASS": password}, before=IN_JOURNAL).stderr
         return [re.sub(r" [0-9.]+ s:|\"seconds\": [0-9.]+", "", line) for line in stderr.splitlines()]
 
     usual = logged("something-else")
@@ -177,9 +177,12 @@ def test_a_line_of_json(log: Callable[[str], str], monkeypatch: pytest.MonkeyPat
 
 def test_lines_for_the_journal(log: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal has a time of its own, and reads a priority before each line, as in sd-daemon(3)."""
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
     assert log("text") == "<6>info: 2 channels\n<3>error: cannot be read: 中\\udcff\n"
     assert log("json").startswith('<6>{"level": "info", "message": "2 channels", "channels": 2}\n<3>{')
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + 1}")
+    assert re.match(rf"{TIME} info: ", log("text"))
 
 
 def test_a_zone_that_cannot_be(tmp_path: Path, portal: DemoPortal) -> None:

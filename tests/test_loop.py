@@ -23,7 +23,7 @@ from cc_textfile.remedies import user
 from cc_textfile.settings import Settings
 from cc_textfile.signals import Signals
 from cc_textfile.workers import within
-from tests.conftest import NOBODY, PATIENCE, POWERLESS, Program, account, command, needs_root, run
+from tests.conftest import IN_JOURNAL, NOBODY, PATIENCE, POWERLESS, Program, account, command, needs_root, run
 
 Start = Callable[..., Program]
 
@@ -56,8 +56,8 @@ def test_a_unit_without_a_folder_does_not_start(tmp_path: Path, portal: DemoPort
         needs_root()
         path.parent.parent.mkdir(0o700)
         os.chown(path.parent.parent, NOBODY, NOBODY)
-    env = account(portal, CC_TEXTFILE_PATH=str(path), JOURNAL_STREAM="8:1", NOTIFY_SOCKET="@nobody-listens")
-    ended = run("run", "--interval", "1h", env=env, before=POWERLESS if closed else ())
+    env = account(portal, CC_TEXTFILE_PATH=str(path), NOTIFY_SOCKET="@nobody-listens")
+    ended = run("run", "--interval", "1h", env=env, before=(*(POWERLESS if closed else ()), *IN_JOURNAL))
     assert ended.returncode == 2
     assert ended.stderr.endswith(
         f"cc-textfile: --textfile (CC_TEXTFILE_PATH) names {path}; create the folder {path.parent} first, where user "

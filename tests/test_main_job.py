@@ -16,7 +16,7 @@ from cc_textfile.demo import portal as demo
 from cc_textfile.demo.portal import DemoPortal
 from cc_textfile.metrics import METRICS, gauges, health
 from cc_textfile.portal.responses import Method
-from tests.conftest import LISTENING, PATIENCE, ROOT, Program, account, eventually, get, run, tool
+from tests.conftest import IN_JOURNAL, LISTENING, PATIENCE, ROOT, Program, account, eventually, get, run, tool
 
 # Each of these starts the program, most of them several times.
 pytestmark = pytest.mark.slow
@@ -173,7 +173,7 @@ def test_one_line_a_poll_and_one_a_distinct_failure(tmp_path: Path, portal: Demo
     """Three channels that fail alike are one line; the poll's own has channels, requests, series and the output."""
     portal.fault = lambda method, _: "malformed" if method is Method.ISP else None
     textfile = tmp_path / "a.prom"
-    done = run("run", env=account(portal, CC_TEXTFILE_PATH=str(textfile), JOURNAL_STREAM="1:2"))
+    done = run("run", env=account(portal, CC_TEXTFILE_PATH=str(textfile)), before=IN_JOURNAL)
     _, first, second = done.stderr.splitlines()
     assert re.fullmatch(
         "<4>warning: isp of channel 10020., 10020., 10020.: the response of 38 bytes is not JSON", first

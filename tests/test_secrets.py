@@ -20,7 +20,7 @@ from cc_textfile.errors import RequestError
 from cc_textfile.logs import FIELDS, MASK, Redactor
 from cc_textfile.portal.transport import Transport
 from tests.certificates import loopback
-from tests.conftest import PATIENCE, Program, command, environment, run
+from tests.conftest import IN_JOURNAL, PATIENCE, Program, command, environment, run
 from tests.server import Peer, Script, Server, channel_of, good, method_of, response, sending, then
 from tests.test_logs import FORMS, PASSWORD
 
@@ -359,8 +359,8 @@ main()
 def test_a_bug_crashes_in_the_open_without_the_password(place: str, form: str, tmp_path: Path) -> None:
     """A traceback is written for whoever fixes it, of any thread, in the log's form and without the password."""
     env = secret_environment("http://portal.invalid", tmp_path)
-    env |= {"JOURNAL_STREAM": "8:1"} if form == "journal" else {"CC_TEXTFILE_LOG_FORMAT": form}
-    program = (sys.executable, "-c", BUG, place)
+    env |= {} if form == "journal" else {"CC_TEXTFILE_LOG_FORMAT": form}
+    program = (*(IN_JOURNAL if form == "journal" else ()), sys.executable, "-c", BUG, place)
     done = subprocess.run(program, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert done.stderr.count("RuntimeError: bug at") == (1 if place == "poll" else 3)
