@@ -29,6 +29,7 @@ from cc_textfile.portal.client import PortalClient
 from cc_textfile.portal.responses import Method, Request
 from cc_textfile.portal.transport import Transport
 from cc_textfile.portal.window import PORTAL_ZONE
+from cc_textfile.remedies import user
 from cc_textfile.settings import Settings
 from cc_textfile.summary import progress_bar
 
@@ -53,9 +54,9 @@ The history of {channels} channels from {first} to {end} (UTC+8) is in {output}.
 
 On the host of Prometheus, with its own --storage.tsdb.path instead of Debian's:
 
-  promtool tsdb create-blocks-from openmetrics {file} {blocks}
-  sudo chown -R --reference=/var/lib/prometheus/metrics2 {blocks}
-  sudo cp -a {blocks}/* /var/lib/prometheus/metrics2/
+  promtool tsdb create-blocks-from openmetrics {file} chinacache-blocks
+  sudo chown -R --reference=/var/lib/prometheus/metrics2 chinacache-blocks
+  sudo cp -a chinacache-blocks/* /var/lib/prometheus/metrics2/
 
 Prometheus loads the blocks within some minutes, without a restart. Mind that:
 
@@ -129,7 +130,7 @@ def _check(history: History, past: Past) -> None:
     if output and _identity(output) not in ("", past.output):
         raise SettingsError(f"--output: {output} exists, and is not overwritten; give another file")
     if output and not os.access(output.parent, os.R_OK | os.W_OK | os.X_OK):
-        raise SettingsError(f"--output: {output.parent} is not a folder that user {os.geteuid()} may read and write in")
+        raise SettingsError(f"--output: {output.parent} is not a folder that user {user()} may read and write in")
 
 
 class _Progress:
@@ -275,7 +276,6 @@ def _next_steps(history: History, past: Past, now: datetime) -> str:
         end=_time(past.end),
         output=history.output or "standard output",
         file=file,
-        blocks="chinacache-blocks",
         days=int(now.timestamp() - past.first) // DAY + 2,
         hours=int(now.timestamp() - past.end) // 3600,
     )

@@ -159,14 +159,14 @@ def check(load: Callable[[], Settings], node_exporter: str, *, as_json: bool, se
     with exit_status(steps.advice):
         try:
             settings, redactor = _begin(load)
+            if settings_only:
+                return
+            SIGNALS.handle(_failed("%s before the check was complete"))
+            good = steps.show(steps.steps(settings, node_exporter, redactor), as_json=as_json)
         except SettingsError as error:
             if as_json:
                 steps.show(steps.of_faults(error), as_json=True)
             raise
-        if settings_only:
-            return
-        SIGNALS.handle(_failed("%s before the check was complete"))
-        good = steps.show(steps.steps(settings, node_exporter, redactor), as_json=as_json)
         sys.exit(0 if good else FAILED)
 
 

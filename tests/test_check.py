@@ -186,6 +186,14 @@ def test_settings_of_a_service(tmp_path: Path) -> None:
     assert remedies() == usual
 
 
+def test_a_proxy_that_cannot_be_one(env: dict[str, str]) -> None:
+    """What is found out in the middle is in the list, too."""
+    done = run("check", "--json", env=env | {"http_proxy": "socks5://proxy", "no_proxy": ""})
+    assert done.returncode == 2
+    assert [step["state"] for step in json.loads(done.stdout)] == ["failed"]
+    assert "the proxy of the environment" in json.loads(done.stdout)[0]["detail"]
+
+
 def test_settings_alone(env: dict[str, str], portal: DemoPortal) -> None:
     """A unit that reloads asks whether the settings can be read, and nothing else."""
     assert run("check", "--settings-only", env=env).returncode == 0

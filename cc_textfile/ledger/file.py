@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from cc_textfile.errors import LedgerError
 from cc_textfile.portal.window import PORTAL_ZONE
-from cc_textfile.remedies import os_errors_as, remedy
+from cc_textfile.remedies import os_errors_as, remedy, user
 
 APPLICATION_ID = 0x63635F74  # "cc_t": tells a ledger from another program's SQLite file
 SCHEMA_VERSION = 1
@@ -171,7 +171,7 @@ def explained(path: Path) -> Iterator[None]:
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_ERROR:
                 fault = f"it is damaged ({error}). {_DAMAGED}"
             case _ if not os.access(path, os.R_OK):
-                fault = f"there is no such file, or user {os.geteuid()} may not read it"
+                fault = f"there is no such file, or user {user()} may not read it"
             case _:
                 fault = f"{error}. The kernel's log may say why (`dmesg`)"
         raise LedgerError(f"the ledger {path} cannot be used: {fault}") from error
