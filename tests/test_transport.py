@@ -480,8 +480,8 @@ def test_a_name_that_cannot_be_resolved(name: str) -> None:
     [
         ("expired", "certificate has expired"),
         ("not yet valid", "certificate is not yet valid"),
-        ("foreign", "issued by an authority that this host does not trust; name its bundle with --ca-file)"),
-        ("self-signed", "issued by an authority that this host does not trust; name its bundle with --ca-file)"),
+        ("foreign", "name its bundle: --ca-file for the portal, else REQUESTS_CA_BUNDLE)"),
+        ("self-signed", "name its bundle: --ca-file for the portal, else REQUESTS_CA_BUNDLE)"),
         ("wrong name", "certificate is not valid for '127.0.0.1'"),
     ],
 )

@@ -53,7 +53,7 @@ NO_RETRIES = urllib3.Retry(total=False)
 UNKNOWN_ISSUER = range(18, 22)
 """OpenSSL's numbers (x509_vfy.h) for a certificate that no trusted authority has issued."""
 
-ISSUER_HINT = "issued by an authority that this host does not trust; name its bundle with --ca-file"
+ISSUER_HINT = "its authority is not trusted here; name its bundle: --ca-file for the portal, else REQUESTS_CA_BUNDLE"
 
 # urllib3 writes whole URLs, and so passwords, into its debug lines and warnings.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
