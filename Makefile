@@ -27,7 +27,7 @@ test: .venv/development .tools/fetched ## lint, types, all tests, and the covera
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 4 --dist loadgroup
+	$(BIN)/coverage run -m pytest -n auto --dist loadgroup
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

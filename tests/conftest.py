@@ -177,6 +177,14 @@ def pushgateway(start: Callable[..., Program]) -> Callable[[], str]:
     return run
 
 
+def prometheus_url(program: Program) -> str:
+    """Wait until a Prometheus is ready, and return its URL."""
+    # Two threads write these lines, in either order.
+    found = [program.line(f"{LISTENING}|Server is ready to receive web requests") for _ in range(2)]
+    (address,) = (match[1] for match in found if match[1])
+    return f"http://{address}"
+
+
 @pytest.fixture
 def prometheus(start: Callable[..., Program], tmp_path: Path) -> Callable[[Path], str]:
     """Start a real Prometheus with a configuration file; returns its URL once it is ready."""
@@ -188,9 +196,7 @@ def prometheus(start: Callable[..., Program], tmp_path: Path) -> Callable[[Path]
             f"--storage.tsdb.path={tmp_path / 'tsdb'}",
             "--web.listen-address=127.0.0.1:0",
         )
-        url = f"http://{program.line(LISTENING)[1]}"
-        program.line("Server is ready to receive web requests")
-        return url
+        return prometheus_url(program)
 
     return run
 

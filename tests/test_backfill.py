@@ -33,7 +33,7 @@ from cc_textfile.settings import Settings
 from monitoring import simulated_day
 from tests import cdn as simulated
 from tests.cdn import CODES, Cdn, at
-from tests.conftest import LISTENING, ROOT, Program, account, command, environment, eventually, run, tool
+from tests.conftest import ROOT, Program, account, command, environment, eventually, prometheus_url, run, tool
 from tests.prometheus import ask, value
 
 COUNTERS = {
@@ -92,9 +92,7 @@ def prometheus_over(start: Callable[..., Program]) -> Callable[..., tuple[Progra
     def run(config: Path, data: Path) -> tuple[Program, str]:
         storage = (f"--storage.tsdb.path={data}", "--storage.tsdb.retention.time=60d")
         program = start(tool("prometheus"), f"--config.file={config}", *storage, "--web.listen-address=127.0.0.1:0")
-        url = f"http://{program.line(LISTENING)[1]}"
-        program.line("Server is ready to receive web requests")
-        return program, url
+        return program, prometheus_url(program)
 
     return run
 
