@@ -43,9 +43,10 @@ def exit_status(advice: Callable[[SettingsError], str] | None = None) -> Iterato
     try:
         yield
     except SettingsError as error:
+        journal = in_journal()
         for fault in error.faults:
-            complain(f"{'<3>' if in_journal() else ''}cc-textfile: {fault}")
-        if not in_journal():  # where nobody asks for help
+            complain(f"{'<3>' if journal else ''}cc-textfile: {fault}")
+        if not journal:  # where nobody asks for help
             help_text = f"`{click.get_current_context().command_path} --help` explains each setting"
             complain(f"cc-textfile: nothing was done; {advice(error) if advice else help_text}")
         sys.exit(BAD_SETTINGS)

@@ -138,7 +138,7 @@ def poll(
 
 
 def _as_refusals(failures: Mapping[Request, RequestError]) -> dict[Request, RequestError]:
-    """Return the failures of an account that is refused: by a status, too, for alerts go by the reason."""
+    """Return the failures of a refused account. All refusals, those by a status too, get the reason of the alert."""
     return {
         request: _failed(request, Refused, str(error)) if is_refusal(error) else error
         for request, error in failures.items()

@@ -96,8 +96,11 @@ def poll(snapshot: Snapshot, channels: int, series: int, where: str) -> str:
 def failures(snapshot: Snapshot, user: str) -> None:
     """Log each distinct failure once, with the channels that it concerns."""
     alike: defaultdict[tuple[str, str, str], dict[str, RequestError]] = defaultdict(dict)
+    not_made = snapshot.left
     for error in snapshot.failures.values():
-        if str(error) != NOT_MADE:
+        if str(error) == NOT_MADE:
+            not_made += 1
+        else:
             alike[error.method, error.reason, str(error)][error.channel] = error
     for (method, reason, message), errors in list(alike.items())[:MAX_FAILURE_LINES]:
         named = list(errors)[:MAX_CHANNELS_NAMED]
@@ -114,9 +117,10 @@ def failures(snapshot: Snapshot, user: str) -> None:
         log.warning("%d more distinct failures are not logged", len(alike) - MAX_FAILURE_LINES)
     if snapshot.account_refused:
         log.error(
-            "the portal refuses the account of user %s: no request was answered well, and no more than eight are made "
-            "in a poll, so that the account is not locked; check CHINACACHE_USER and the password",
+            "the portal refuses the account of user %s: no request was answered well; check CHINACACHE_USER and the "
+            "password (requests not made, so that the account is not locked: %d)",
             user,
+            not_made,
         )
 
 

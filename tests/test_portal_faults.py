@@ -362,7 +362,7 @@ def test_an_account_that_is_refused_is_logged_once(textfile: Path) -> None:
     assert failures(textfile) == {"refused": 200}
     (line,) = [line for line in done.stderr.splitlines() if "refuses the account" in line]
     assert "user me" in line
-    assert "no more than eight are made in a poll, so that the account is not locked" in line
+    assert line.endswith("(requests not made, so that the account is not locked: 192)")
     assert "check CHINACACHE_USER and the password" in line
     assert not samples(textfile, "ChinaCache_metrics")
 

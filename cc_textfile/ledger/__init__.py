@@ -351,7 +351,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         oldest = now - self._catch_up - self._day_settle - DAY
         if given_up := self._db.execute("DELETE FROM closes WHERE day < ?", (oldest,)).rowcount:
             log.warning("%d day closes had no response within --catch-up: they are given up", given_up)
-        # Not a day in which a position lies: when the channel comes back, the rest of it is counted.
+        # The day of a position is kept: when the channel comes back, its counting goes on in that day.
         position = "SELECT settled_end FROM channels WHERE channel = days.channel"
         delete = f"DELETE FROM days WHERE day < ? AND day + {DAY} <= ({position})"  # noqa: S608 # nothing foreign in it
         self._db.execute(delete, (min(now - DAYS_KEPT * DAY, oldest) - DAY,))

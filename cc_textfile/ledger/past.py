@@ -44,7 +44,7 @@ class Past:
 
     Of the settings it needs channels, methods, and delays. `first` is a midnight in UTC+8. `end` is where the history
     ends and the first poll goes on, in seconds since the epoch; it stays the same for a day after the first start.
-    `output` tells the file that an earlier process, which was stopped, may have completed; else it is "".
+    `output` identifies the file that an earlier process may have completed before it was stopped, else it is "".
     """
 
     def __init__(self, path: Path, settings: Settings, first: datetime, step: timedelta, now: datetime) -> None:

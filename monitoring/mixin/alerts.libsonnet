@@ -153,7 +153,7 @@ function(config)
                 unless on (account, channel) last_over_time(%(lost)s[1d] offset 1d))
             |||,
             'The counters of ChinaCache account {{ $labels.account }} have left out about {{ humanizeDuration $value }}',
-            'The poller was away for longer than --catch-up. Its numbers are skipped, except those of the day in which the counting goes on.'
+            'The poller was away for longer than --catch-up. The numbers of that time are skipped, except those of the day in which the counting goes on.'
           ),
         ],
       },
