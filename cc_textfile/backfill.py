@@ -18,7 +18,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from typing import Self
 
 from cc_textfile.errors import CcTextfileError, Malformed, OutputError, RequestError, SettingsError
 from cc_textfile.ledger.past import MARGIN, Past
@@ -31,7 +30,7 @@ from cc_textfile.portal.transport import Transport
 from cc_textfile.portal.window import PORTAL_ZONE
 from cc_textfile.remedies import user
 from cc_textfile.settings import Settings
-from cc_textfile.summary import progress_bar
+from cc_textfile.summary import progress_line
 
 BATCH = 1000
 """Requests that are made again, at most, after the process was killed. The first batch is the smallest that shows
@@ -109,8 +108,7 @@ def backfill(settings: Settings, history: History, fetch: Fetch, now: datetime, 
     assert settings.ledger  # noqa: S101 # the command requires it
     with Past(settings.ledger, settings, history.first, history.step, now) as past:
         _check(history, past)
-        with _Progress(past) as progress:
-            _make_requests(settings, past, partial(poll, fetch, close=close), progress)
+        _make_requests(settings, past, partial(poll, fetch, close=close), _Progress(past))
         written, before = temporary(settings, history), past.output
         try:
             _write(written, _openmetrics(past, settings.account, history))
@@ -134,26 +132,19 @@ def _check(history: History, past: Past) -> None:
 
 
 class _Progress:
-    """How many requests are done: a bar on a terminal, a line a minute elsewhere."""
+    """How many requests are done: always to be seen on a terminal, logged once a minute elsewhere."""
 
     def __init__(self, past: Past) -> None:
         self.done = past.total - sum(1 for _ in past.missing())
         self.total = past.total
-        self._bar = progress_bar("requesting", after=1)
+        self._show = progress_line("requesting", after=1)
         self._due = monotonic()
         self.tick(0, 0)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._bar:
-            self._bar(self.done, self.done)
-
     def tick(self, made: int, _of_batch: int) -> None:
         """Show that so many more are made than are done."""
-        if self._bar:
-            self._bar(self.done + made, self.total)
+        if self._show:
+            self._show(self.done + made, self.total)
         elif monotonic() >= self._due:
             self._due = monotonic() + LOG_SECONDS
             log.info("%s of %s requests are made", f"{self.done + made:,}", f"{self.total:,}")

@@ -24,9 +24,6 @@ from cc_textfile.signals import SIGNALS
 FAILED = 1
 BAD_SETTINGS = 2
 
-SHOW_CURSOR = "\033[?25h"
-"""A progress bar hides the cursor. This is part of a log line, because nothing else may wait for the terminal."""
-
 LEDGER = "ledger.sqlite"
 MAX_DAYS = 99_999
 FIRST_YEAR = 2000
@@ -123,12 +120,11 @@ def _run(load: Callable[[], Settings], *, reloads: bool = True) -> int:
 
     gc.freeze()
     gc.enable()
-    progress = summary.progress_bar("polling", after=5)  # calls, a second in all
-    cursor = SHOW_CURSOR if progress else ""
+    progress = summary.progress_line("polling", after=5)  # calls, a second in all
     if settings.interval is None:
-        SIGNALS.handle(_failed(f"{cursor}%s before the poll was complete"), reloads=reloads)
+        SIGNALS.handle(_failed("%s before the poll was complete"), reloads=reloads)
         return 0 if daemon.once(settings, redactor, SIGNALS, progress) else FAILED
-    SIGNALS.handle(lambda name: daemon.stopped_loop(cursor + name), reloads=reloads)
+    SIGNALS.handle(daemon.stopped_loop, reloads=reloads)
     daemon.loop(settings, redactor, SIGNALS, reload=load, progress=progress)
     return 0  # pragma: no cover # a loop ends by a signal
 

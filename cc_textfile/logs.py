@@ -10,12 +10,14 @@ import threading
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from urllib.parse import quote, quote_plus
 
 import click
 
-from cc_textfile.errors import OutputError
+from cc_textfile.errors import CcTextfileError, OutputError
+from cc_textfile.workers import Workers
 
 MASK = "***"
 MAX_QUOTED = 200
@@ -25,7 +27,7 @@ MIN_SECRET = 4
 """Characters; a shorter secret is part of too many words to be replaced."""
 
 WRITE_SECONDS = 0.5
-"""How long a line waits for a reader of standard error; the lines after it do not wait, and are dropped."""
+"""How long a text waits for a reader of standard error; those after it do not wait, and are dropped."""
 
 FIELDS = ("channel", "method", "reason", "channels", "requests", "failed", "series", "seconds")
 """What a JSON line has beside level and message, where the event has it (`extra=`)."""
@@ -104,34 +106,47 @@ def configure(level: str, form: str, redactor: Redactor) -> None:
     sys.unraisablehook = lambda args: bug(args.exc_type, args.exc_value, args.exc_traceback)
 
 
-class _Handler(logging.Handler):
-    """Writes to standard error while it is read, and drops lines while it is not."""
+class _Stderr:
+    """Standard error, written while it is read; what is to be written while it is not is dropped."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._writer = threading.Thread()
+        self._writer: Workers | None = None
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._writer.is_alive():  # an earlier line still waits
+    def write(self, text: str) -> None:
+        """Write the text, and wait for half a second at most."""
+        if self._writer and not self._writer.wait(0):  # an earlier text still waits
             return
-        line = self.format(record)
+        write = partial(_write, text)
         if sys.is_finalizing():  # pragma: no cover # no thread starts any more, nor is coverage recorded
-            complain(line)
+            write()
             return
-        # A full pipe or a stopped terminal blocks its writer for ever, even where a part of the line fits.
-        self._writer = threading.Thread(target=complain, args=(line,), daemon=True)
         try:
-            self._writer.start()
-            self._writer.join(WRITE_SECONDS)
-        except RuntimeError:  # the host gives no thread, which the line may be about
-            complain(line)
+            # A full pipe or a stopped terminal blocks its writer for ever, even where a part of the text fits.
+            self._writer = Workers(write)
+            self._writer.wait(WRITE_SECONDS)
+        except CcTextfileError:  # the host gives no thread, which the text may be about
+            write()
+
+
+STDERR = _Stderr()
+"""That of this process."""
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        STDERR.write(f"{self.format(record)}\n")
 
 
 def complain(text: str) -> None:
-    """Write text on standard error, unless that is closed or cannot be written: no other place could tell of it."""
+    """Write a line on standard error, however long that takes."""
+    _write(f"{text}\n")
+
+
+def _write(text: str) -> None:
+    # Where it is closed, or cannot be written, no other place could tell of it.
     if sys.stderr is not None:
         with suppress(OSError):  # Python's own streams would try again at the end, and make that the exit status
-            os.write(2, f"{text}\n".encode(errors="backslashreplace"))
+            os.write(2, text.encode(errors="backslashreplace"))
 
 
 class _Text(logging.Formatter):

@@ -4,25 +4,20 @@ import logging
 import sys
 from collections import defaultdict
 from datetime import timedelta
-from functools import partial
-from typing import Any
 
-import click
 import durationpy
 
-from cc_textfile.errors import CcTextfileError, RequestError, RequestTimeout
+from cc_textfile.errors import RequestError, RequestTimeout
+from cc_textfile.logs import STDERR
 from cc_textfile.poll import NOT_MADE, Progress, Snapshot
 from cc_textfile.portal.responses import Method
 from cc_textfile.portal.window import DAY
 from cc_textfile.settings import Settings
-from cc_textfile.workers import within
 
 MAX_FAILURE_LINES = 20
 """Distinct failures that one poll logs; a portal that words each one differently must not fill the journal."""
 
 MAX_CHANNELS_NAMED = 3
-DRAW_SECONDS = 0.5
-"""How long the drawing of a progress bar waits for its terminal."""
 
 log = logging.getLogger(__name__)
 
@@ -124,34 +119,19 @@ def failures(snapshot: Snapshot, user: str) -> None:
         )
 
 
-def progress_bar(label: str, *, after: int) -> Progress | None:
-    """Return a callback that draws a progress bar from its `after`th call on, if there is a terminal for it.
+def progress_line(label: str, *, after: int) -> Progress | None:
+    """Return a callback that shows the progress from its `after`th call on, if there is a terminal for it.
 
-    The bar is left when all is done.
+    What is logged next overwrites it.
     """
     if not sys.stderr or not sys.stderr.isatty():
         return None
-    # Not by sys.stderr: Python could not end while a thread hangs in it.
-    file = open(2, "w", closefd=False)  # noqa: SIM115 # for as long as the process lives
-    bars: list[Any] = []
-    ticks = 0
-    stopped = False
+    calls = 0
 
-    def draw(done: int, total: int) -> None:
-        if ticks == after:
-            bars.append(click.progressbar(length=total, label=label, show_pos=True, file=file).__enter__())
-        for bar in bars:
-            bar.update(done - bar.pos)
-        if done == total and bars:
-            bars.pop().__exit__(None, None, None)
+    def show(done: int, total: int) -> None:
+        nonlocal calls
+        calls = calls + 1 if done < total else 0
+        if calls >= after:
+            STDERR.write(f"{label}: {done:,} of {total:,} requests ({done / total:.0%})\r")
 
-    def tick(done: int, total: int) -> None:
-        nonlocal ticks, stopped
-        ticks = ticks + 1 if done < total else 0
-        try:
-            if not stopped and (bars or ticks == after):
-                within(DRAW_SECONDS, partial(draw, done, total))
-        except (OSError, CcTextfileError):  # the terminal is gone, or it has stopped, and the poll goes on
-            stopped = True
-
-    return tick
+    return show
