@@ -15,7 +15,7 @@ from cc_textfile.errors import CcTextfileError, LedgerError, OutputError, Settin
 from cc_textfile.ledger import Ledger, Totals
 from cc_textfile.logs import Redactor
 from cc_textfile.metrics import Results, registry
-from cc_textfile.output import output_of
+from cc_textfile.output import Output
 from cc_textfile.poll import Progress, gauge_requests, poll
 from cc_textfile.portal.client import PortalClient
 from cc_textfile.portal.responses import Request
@@ -34,7 +34,7 @@ class Poller:
 
     def __init__(self, settings: Settings, redactor: Redactor, progress: Progress | None = None) -> None:
         self.settings = settings
-        self.output = output_of(settings, redactor)
+        self.output = Output(settings, redactor)
         self._redactor = redactor
         self._progress = progress
         self._transport = Transport(settings.portal_url, redactor, ca_file=settings.ca_file)

@@ -139,7 +139,7 @@ def loop(portal: DemoPortal, output: Output, monkeypatch: pytest.MonkeyPatch) ->
         portal_url=portal.url,
         interval=INTERVAL,
     )
-    monkeypatch.setattr(daemon, "output_of", lambda *_: output)
+    monkeypatch.setattr(daemon, "Output", lambda *_: output)
     began = time.monotonic()
     with pytest.raises(EndOfTest):
         within(PATIENCE, lambda: daemon.loop(settings, Redactor(), Signals(), reload=lambda: settings))

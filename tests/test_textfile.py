@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from cc_textfile.demo.portal import DemoPortal
 from cc_textfile.errors import OutputError
 from cc_textfile.logs import Redactor
-from cc_textfile.output import output_of
+from cc_textfile.output import Output
 from cc_textfile.output.textfile import Textfile
 from cc_textfile.settings import Settings
 from tests.conftest import NOBODY, POWERLESS, Program, account, command, eventually, get, needs_root, run
@@ -61,7 +61,7 @@ def test_the_file_is_locked_beside_a_pushgateway_too(mode: str, tmp_path: Path) 
         user="me", password="x", account="a", channels=("1",), textfile=path, pushgateway=url, pushgateway_mode=mode
     )
     with (
-        output_of(settings, Redactor()).locked(),
+        Output(settings, Redactor()).locked(),
         pytest.raises(OutputError, match="is locked by another cc-textfile"),
         Textfile(path).locked(),
     ):

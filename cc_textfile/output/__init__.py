@@ -1,8 +1,7 @@
 """Where the numbers go: the text file, the Pushgateway, or both."""
 
 import logging
-from contextlib import AbstractContextManager
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
 
 from prometheus_client import CollectorRegistry
 
@@ -15,29 +14,30 @@ from cc_textfile.settings import Settings
 log = logging.getLogger(__name__)
 
 
-class Output(Protocol):
-    """A place to deliver to."""
+class Output:
+    """The outputs of the settings, of which there is at least one."""
+
+    def __init__(self, settings: Settings, redactor: Redactor) -> None:
+        self._outputs: list[Textfile | Pushgateway] = []
+        if settings.textfile:
+            self._outputs.append(Textfile(settings.textfile))
+        if settings.pushgateway:
+            self._outputs.append(Pushgateway(settings, redactor))
+        self._always = settings.pushgateway_mode == "always"
 
     def locked(self) -> AbstractContextManager[None]:
-        """Return a context in which no other process delivers here; raises `OutputError` if one does already."""
+        """Return a context in which no other process writes the text file; raises `OutputError` if one does already.
+
+        A Pushgateway needs no lock: the last push wins.
+        """
+        first = self._outputs[0]
+        return first.locked() if isinstance(first, Textfile) else nullcontext()
 
     def deliver(self, registry: CollectorRegistry) -> str:
-        """Deliver what the registry has and return where it went, in words; raises `OutputError`."""
+        """Deliver what the registry has and return where it went, in words. Raises `OutputError`.
 
-
-class Both:
-    """Two outputs. The second is for when the first fails, or, if `always`, for every delivery."""
-
-    def __init__(self, first: Output, second: Output, *, always: bool) -> None:
-        self._outputs = (first, second)
-        self._always = always
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Lock the first."""
-        return self._outputs[0].locked()
-
-    def deliver(self, registry: CollectorRegistry) -> str:
-        """Deliver to one of the two, or to both; one that fails does not stop the other."""
+        Of two outputs, one that fails does not stop the other; the second is for that case, unless `always` is set.
+        """
         delivered, errors = [], []
         for output in self._outputs:
             try:
@@ -51,13 +51,3 @@ class Both:
         for message in errors:
             log.error("%s", message)
         return " and ".join(delivered) + (" instead" if errors and not self._always else "")
-
-
-def output_of(settings: Settings, redactor: Redactor) -> Output:
-    """Return the output of the settings, which have at least one."""
-    outputs: list[Output] = []
-    if settings.textfile:
-        outputs.append(Textfile(settings.textfile))
-    if settings.pushgateway:
-        outputs.append(Pushgateway(settings, redactor))
-    return Both(*outputs, always=settings.pushgateway_mode == "always") if len(outputs) > 1 else outputs[0]

@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
@@ -35,10 +34,6 @@ class Pushgateway:
         self._timeout = settings.timeout
         self._redactor = redactor
         self._transport = Transport(self.url, redactor)
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Lock nothing: the last push wins."""
-        return nullcontext()
 
     def deliver(self, registry: CollectorRegistry) -> str:
         """Push within the timeout and return where, in words. Raises `OutputError`."""
