@@ -29,6 +29,12 @@ MIN_SECRET = 4
 WRITE_SECONDS = 0.5
 """How long a text waits for a reader of standard error; those after it do not wait, and are dropped."""
 
+_UNENCODED = ("", "/", "!'()*", "!#$&'()*+,/:;=?@", "!$%&()*+,/:;=?@[]\\^`{|}~")
+"""What is left as it is by Python, JavaScript's encodeURIComponent and encodeURI, and by browsers in a query."""
+
+_PASSWORD_IN_QUERY = re.compile(r"\b((?:apiPasswd|api_key)=)[^&\s]*")
+"""Where the query of a request has the password: a server may repeat a part of it."""
+
 FIELDS = ("channel", "method", "reason", "channels", "requests", "failed", "series", "seconds")
 """What a JSON line has beside level and message, where the event has it (`extra=`)."""
 
@@ -56,8 +62,18 @@ class Redactor:
 
     def quote(self, foreign: str) -> str:
         """Return foreign text fit for a log line: redacted, printable, on one line, at most 200 characters."""
-        line = self.redact(_one_line(foreign))
+        line = _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", self.redact(_one_line(foreign)))
+        line = self._without_part(line)
         return line if len(line) <= MAX_QUOTED else line[:MAX_QUOTED] + "…"
+
+    def _without_part(self, line: str) -> str:
+        """Return the line without the larger part of a secret at its end, where a server has cut it off."""
+        words = line.rstrip(" .…\"')]}")
+        for form in self._forms:
+            for length in range(len(form) - 1, max(MIN_SECRET, len(form) // 2) - 1, -1):
+                if words.endswith(form[:length]):
+                    return words[:-length] + MASK + line[len(words) :]
+        return line
 
 
 def _one_line(text: str) -> str:
@@ -66,9 +82,9 @@ def _one_line(text: str) -> str:
 
 def _forms(secret: str) -> set[str]:
     """Return what a secret looks like when a server, or an error message, repeats it."""
-    encoded = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
-    # JavaScript and Java leave other characters alone, and a URL inside of a URL is encoded twice.
-    encoded |= {quote(secret, safe="!'()*"), quote_plus(secret, safe="*").replace("~", "%7E")}
+    encoded = {quote(secret, safe=safe) for safe in _UNENCODED}
+    encoded |= {quote_plus(secret), quote_plus(secret, safe="*").replace("~", "%7E")}
+    # A URL inside of a URL is encoded twice.
     encoded |= {quote(form, safe="") for form in encoded}
     lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
     escaped = {text[1:-1] for text in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret))}

@@ -34,6 +34,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "percent, lower": lambda secret: re.sub("%..", lambda match: match[0].lower(), quote(secret, safe="")),
     "form": quote_plus,
     "percent, as JavaScript": lambda secret: quote(secret, safe="!'()*"),
+    "percent, as JavaScript's encodeURI": lambda secret: quote(secret, safe="!#$&'()*+,/:;=?@"),
+    "percent, as browsers": lambda secret: quote(secret, safe="!$%&()*+,/:;=?@[]\\^`{|}~"),
     "form, as Java": lambda secret: quote_plus(secret, safe="*").replace("~", "%7E"),
     "percent, twice": lambda secret: quote(quote(secret, safe=""), safe=""),
     "JSON, as Go": lambda secret: re.sub(
@@ -71,6 +73,21 @@ def test_each_form_is_redacted(form: Callable[[str], str]) -> None:
 def test_a_secret_that_comes_back_with_other_blanks(secret: str, repeated: str) -> None:
     """A server trims what it repeats, takes + for a blank, or breaks lines elsewhere."""
     assert Redactor(secret).quote(f"user ({repeated}) unknown") == f"user ({MASK}) unknown"
+
+
+@pytest.mark.parametrize(
+    ("repeated", "quoted"),
+    [
+        ("bad password geheim12", f"bad password {MASK}"),
+        ("bad password 'gehei...'", f"bad password '{MASK}...'"),
+        ("no GET /isp?user=me&apiPasswd=geh", f"no GET /isp?user=me&apiPasswd={MASK}"),
+        ("/http_code?api_key=geheim&channel_id=1", f"/http_code?api_key={MASK}&channel_id=1"),
+        ("that is geh", "that is geh"),
+    ],
+)
+def test_a_secret_that_a_server_has_cut_off(repeated: str, quoted: str) -> None:
+    """Its larger part, at the end of the text, is masked, and any part of it in the query of the request."""
+    assert Redactor("geheim123").quote(repeated) == quoted
 
 
 def test_several_secrets() -> None:
