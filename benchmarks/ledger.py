@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from cc_textfile.demo.portal import response
 from cc_textfile.ledger import Ledger
-from cc_textfile.portal.client import DECODERS
-from cc_textfile.portal.responses import Method, Request, Response
+from cc_textfile.portal.responses import Method, Request, Response, decode
 from cc_textfile.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Portal:
                 "start_time": f"{window.start:%Y%m%d}",
                 "end_time": f"{end:%Y%m%d}",
             }
-            self._known[method, window] = DECODERS[method](200, json.dumps(response(method, query, now)).encode())
+            self._known[method, window] = decode(method, 200, json.dumps(response(method, query, now)).encode(), str)
         return self._known[method, window]
 
 

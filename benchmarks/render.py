@@ -19,8 +19,7 @@ from cc_textfile.demo.portal import response
 from cc_textfile.metrics import Results, registry
 from cc_textfile.output.textfile import Textfile
 from cc_textfile.poll import Snapshot, gauge_requests
-from cc_textfile.portal.client import DECODERS
-from cc_textfile.portal.responses import Method, Request, Response
+from cc_textfile.portal.responses import Method, Request, Response, decode
 from cc_textfile.portal.window import Window
 from cc_textfile.settings import Settings
 
@@ -36,7 +35,7 @@ def results(channels: int) -> Results:
     found: dict[Request, Response] = {}
     for request in gauge_requests(names, tuple(Method), window):
         content = response(request.method, {**query, "channelIds": request.channel, "channel_id": request.channel}, NOW)
-        found[request] = DECODERS[request.method](200, json.dumps(content).encode())
+        found[request] = decode(request.method, 200, json.dumps(content).encode(), str)
     settings = Settings(user="demo", password="", account="demo", channels=names)
     return Results(settings, Snapshot(found, {}, NOW, 1.0), window, None)
 

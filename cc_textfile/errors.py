@@ -36,17 +36,14 @@ class SettingsError(CcTextfileError):
 class RequestError(CcTextfileError):
     """A request that brought no numbers; `reason` is its label in `cc_textfile_poll_failures`.
 
-    `transient` is true where another try may help, `retry_after` seconds from now at the earliest. `foreign` is the
-    portal's own text, in which it may repeat a secret.
+    `retry_after` is in how many seconds another try may help, None where none may. `poll` adds channel and method.
     """
 
     reason: ClassVar[str]
-    transient = False
-    retry_after = 0.0
+    retry_after: float | None = None
 
-    def __init__(self, message: str, *, foreign: str = "", channel: str = "", method: str = "") -> None:
+    def __init__(self, message: str, *, channel: str = "", method: str = "") -> None:
         super().__init__(message)
-        self.foreign = foreign
         self.channel = channel
         self.method = method
 
@@ -55,7 +52,7 @@ class Unreachable(RequestError):
     """No usable connection."""
 
     reason = "unreachable"
-    transient = True
+    retry_after: float | None = 0.0
 
 
 class BadStatus(RequestError):

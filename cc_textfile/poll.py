@@ -1,8 +1,10 @@
 """One poll: makes a list of requests side by side, until all have an outcome or the deadline has come."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import cycle, islice
 from threading import Condition
 from time import monotonic
 
@@ -105,57 +107,45 @@ def poll(
     Raises `CcTextfileError` when no thread can be started, and whatever else than `RequestError` `fetch` raises.
     """
     began = monotonic()
-    run = _Run(fetch, list(dict.fromkeys([*requests, *optional])), began + deadline)
-    threads = min(concurrency, len(run.wanted))
-    workers = Workers(run.work, threads) if threads else None
-    while workers and not run.bugs and monotonic() < run.end:
-        if workers.wait(min(PROGRESS_SECONDS, max(run.end - monotonic(), 0))):
-            break
+    wanted = list(dict.fromkeys([*requests, *optional]))
+    if not wanted:
+        return Snapshot({}, {}, now, 0.0)
+    run = _Run(fetch, wanted, began + deadline)
+    workers = Workers(run.work, min(concurrency, len(wanted)))
+    while not run.bugs and (left := run.end - monotonic()) > 0 and not workers.wait(min(PROGRESS_SECONDS, left)):
         if progress:
-            progress(len(run.responses) + len(run.failures), len(run.wanted))
+            progress(len(run.responses) + len(run.failures), len(wanted))
     if run.bugs:
         raise run.bugs[0]
-    account_refused = bool(threads) and run.refused()
+    account_refused = run.refused()
     # Copies: a thread that ends later changes nothing any more.
-    good, bad = dict(run.responses), _as_refusals(run.failures) if account_refused else dict(run.failures)
+    good, bad = dict(run.responses), dict(run.failures)
+    if account_refused:  # all refusals, those by a status too, get the reason of the alert
+        bad = {request: Refused(str(error)) if is_refusal(error) else error for request, error in bad.items()}
     # An optional request that was cut short shows only that there was no time, if the portal answers others.
-    required = {*requests} if good else {*requests, *run.begun}
-    for request in run.wanted:
-        if request in required and request not in good and request not in bad:
-            kind, message = (Refused, NOT_MADE) if account_refused else (RequestTimeout, DEADLINE_PASSED)
-            bad[request] = _failed(request, kind, message)
+    missing = ({*requests} if good else {*requests, *run.begun}) - good.keys() - bad.keys()
+    reason = partial(Refused, NOT_MADE) if account_refused else partial(RequestTimeout, DEADLINE_PASSED)
+    bad |= {request: reason() for request in wanted if request in missing}
     if progress:
-        progress(len(run.wanted), len(run.wanted))
+        progress(len(wanted), len(wanted))
     seconds = monotonic() - began
-    if workers:
-        workers.wait(CLOSE_SECONDS)
-        # Where responses have slipped, one more comes, as late as responses are here.
-        if close(min(STRAY_SECONDS + run.longest, MAX_STRAY_SECONDS)):
-            bad |= {request: _failed(request, Malformed, STRAYED) for request in good}
-            good = {}
-    left = len(run.wanted) - len(good) - len(bad)
-    return Snapshot(good, bad, now + timedelta(seconds=seconds), seconds, account_refused, left)
-
-
-def _as_refusals(failures: Mapping[Request, RequestError]) -> dict[Request, RequestError]:
-    """Return the failures of a refused account. All refusals, those by a status too, get the reason of the alert."""
-    return {
-        request: _failed(request, Refused, str(error)) if is_refusal(error) else error
-        for request, error in failures.items()
-    }
-
-
-def _failed(request: Request, kind: Callable[..., RequestError], message: str) -> RequestError:
-    return kind(message, channel=request.channel, method=request.method)
+    workers.wait(CLOSE_SECONDS)
+    # Where responses have slipped, one more comes, as late as responses are here.
+    if close(min(STRAY_SECONDS + run.longest, MAX_STRAY_SECONDS)):
+        bad |= {request: Malformed(STRAYED) for request in good}
+        good = {}
+    for request, error in bad.items():
+        error.channel, error.method = request.channel, request.method
+    unmade = len(wanted) - len(good) - len(bad)
+    return Snapshot(good, bad, now + timedelta(seconds=seconds), seconds, account_refused, unmade)
 
 
 class _Run:
     """What the threads of a poll share; `end` is the deadline on the monotonic clock."""
 
     def __init__(self, fetch: Fetch, wanted: Sequence[Request], end: float) -> None:
-        probes = _probes(wanted)
         self._fetch = fetch
-        self._order = iter([*probes, *(request for request in wanted if request not in probes)])
+        self._order = iter(dict.fromkeys([*_probes(wanted), *wanted]))
         self._refusals: list[Request] = []
         self._turn = Condition()
         self._under_way = 0
@@ -203,11 +193,8 @@ class _Run:
                 self._refusals.append(request)
 
 
-def _probes(requests: Sequence[Request]) -> dict[Request, None]:
+def _probes(requests: Sequence[Request]) -> Iterator[Request]:
     """Return eight requests, or as many as there are, spread evenly over the methods and over the list of each."""
-    by_method: dict[Method, list[Request]] = {}
-    for request in requests:
-        by_method.setdefault(request.method, []).append(request)
-    lists = list(by_method.values())
-    spread = [lists[number % len(lists)] for number in range(PROBES)] if lists else []
-    return dict.fromkeys(each[len(each) * number // PROBES] for number, each in enumerate(spread))
+    lists = [some for method in Method if (some := [request for request in requests if request.method is method])]
+    spread = enumerate(islice(cycle(lists), PROBES))
+    return (each[len(each) * number // PROBES] for number, each in spread)

@@ -26,8 +26,7 @@ from cc_textfile.demo.portal import DemoPortal, response
 from cc_textfile.errors import CcTextfileError, LedgerError, OutputError, Refused, SettingsError, Unreachable
 from cc_textfile.ledger import ChannelTotals, days
 from cc_textfile.poll import Fetch
-from cc_textfile.portal.client import DECODERS
-from cc_textfile.portal.responses import HitRate, HttpCode, Method, Request, Response, StatusCode
+from cc_textfile.portal.responses import HitRate, HttpCode, Method, Request, Response, StatusCode, decode
 from cc_textfile.portal.window import DAY, PORTAL_ZONE, midnight
 from cc_textfile.settings import Settings
 from monitoring import simulated_day
@@ -297,7 +296,7 @@ def reference(folder: Path, first: datetime, end: datetime) -> bytes:
             "start_time": f"{begin:%Y%m%d}",
             "end_time": f"{until - DAY:%Y%m%d}",
         }
-        return DECODERS[method](200, json.dumps(response(method, query, until)).encode())
+        return decode(method, 200, json.dumps(response(method, query, until)).encode(), str)
 
     backfill(settings, history, fetch, end + 3 * HOUR + 2 * MINUTE)
     return (folder / "reference.om").read_bytes()

@@ -21,13 +21,12 @@ from hypothesis import strategies as st
 from cc_textfile.demo import portal as demo
 from cc_textfile.demo.portal import DemoPortal
 from cc_textfile.demo.summary import table
-from cc_textfile.portal.client import DECODERS
-from cc_textfile.portal.responses import Method
+from cc_textfile.portal.responses import Method, decode
 from cc_textfile.portal.window import DAY, PORTAL_ZONE, Window
 from tests.conftest import PATIENCE, Program, command, environment, get, run
 
 NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
-TODAY = Window.day(NOW)
+TODAY = Window(NOW, NOW).days
 
 
 def ask(method: Method, channel: str, window: Window, now: datetime = NOW) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def test_its_responses_are_good(method: Method, channel: str, minutes: int, mome
     """Whatever channel and window are asked for, the decoders of the program take the response."""
     now = moment.replace(tzinfo=UTC)
     content = ask(method, channel, Window.ending(now, minutes), now)
-    assert DECODERS[method](200, json.dumps(content).encode()).dropped_rows == 0
+    assert decode(method, 200, json.dumps(content).encode(), str).dropped_rows == 0
 
 
 @given(st.lists(st.integers(0, 1440), min_size=3, max_size=9, unique=True).map(sorted), st.integers(0, 999))

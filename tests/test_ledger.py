@@ -308,9 +308,8 @@ def record_codes(path: Path, cdn: Cdn, **counts: float | None) -> dict[str, int]
     cdn.now += STEP
     with ledger(path, methods=[HTTP_CODE]) as kept:
         kept.plan(cdn.now)
-        return dict(
-            kept.record(dict([codes("1001", Window.day(cdn.now), **counts)]), cdn.now).channels["1001"].responses
-        )
+        today = Window(cdn.now, cdn.now).days
+        return dict(kept.record(dict([codes("1001", today, **counts)]), cdn.now).channels["1001"].responses)
 
 
 def test_what_a_day_held_when_the_channel_was_new_is_not_counted(path: Path, cdn: Cdn) -> None:
@@ -394,7 +393,7 @@ def test_a_count_that_cannot_be_read_leaves_its_code_alone(path: Path, cdn: Cdn)
 
 def test_a_row_without_a_name_may_be_of_any_code(path: Path, cdn: Cdn) -> None:
     """What no row names is not 0 then: neither withdrawn, nor new when a later response names it."""
-    today = Window.day(cdn.now)
+    today = Window(cdn.now, cdn.now).days
 
     def record(unnamed: int, **counts: float) -> dict[str, int]:
         request, response = codes("1001", today, **counts)

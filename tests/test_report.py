@@ -19,14 +19,13 @@ import pytest
 from cc_textfile import report
 from cc_textfile.demo.portal import CHANNELS, response
 from cc_textfile.ledger import Day, Ledger, days
-from cc_textfile.portal.client import DECODERS
-from cc_textfile.portal.responses import Method, Request
+from cc_textfile.portal.responses import Method, Request, decode
 from cc_textfile.portal.window import DAY, Window, midnight
 from cc_textfile.settings import Settings
 from tests.conftest import PATIENCE, command, environment, run
 
 NOW = datetime.now(UTC)
-YESTERDAY = Window.day(NOW - DAY)
+YESTERDAY = Window(NOW - DAY, NOW - DAY).days
 SETTINGS = Settings(user="me", password="", account="me", channels=CHANNELS, settle=0.0, day_settle=0.0)
 
 
@@ -52,7 +51,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for now in (YESTERDAY.start, YESTERDAY.end, NOW, NOW):
         with Ledger(path, SETTINGS) as opened:
             wanted = opened.plan(now)
-            opened.record({r: DECODERS[r.method](200, json.dumps(answered(r)).encode()) for r in wanted}, now)
+            opened.record({r: decode(r.method, 200, json.dumps(answered(r)).encode(), str) for r in wanted}, now)
     return path
 
 
@@ -194,7 +193,7 @@ def test_a_poll_under_way_is_not_disturbed(tmp_path: Path, ledger: Path) -> None
         wanted = opened.plan(NOW + timedelta(minutes=10))
         assert run("report", "--ledger", str(copy), env=environment()).returncode == 0
         later = NOW + timedelta(minutes=10)
-        opened.record({r: DECODERS[r.method](200, json.dumps(answered(r)).encode()) for r in wanted}, later)
+        opened.record({r: decode(r.method, 200, json.dumps(answered(r)).encode(), str) for r in wanted}, later)
 
 
 def test_what_is_no_ledger_is_said_and_left_alone(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cc_textfile.errors import BadStatus, Malformed, Refused, RequestError
-from cc_textfile.portal.client import DECODERS
 from cc_textfile.portal.responses import (
     HitRate,
     HttpCode,
@@ -21,9 +20,7 @@ from cc_textfile.portal.responses import (
     Response,
     Share,
     StatusCode,
-    decode_hit_rate,
-    decode_http_code,
-    decode_isp,
+    decode,
 )
 
 ISP_ROW = {"isp": "中国电信", "fluxRatio": 0.36325, "hitCount": 21298411, "hitRatio": 0.41423}
@@ -54,9 +51,9 @@ BREAKDOWNS = [
 ]
 
 
-def decode(method: Method, fields: object, status: int = 200) -> Response:
+def decoded(method: Method, fields: object, status: int = 200) -> Response:
     """Decode a response of the method with these fields."""
-    return DECODERS[method](status, json.dumps(fields).encode())
+    return decode(method, status, json.dumps(fields).encode(), str)
 
 
 def changed(method: Method, **fields: object) -> dict[str, Any]:
@@ -67,8 +64,8 @@ def changed(method: Method, **fields: object) -> dict[str, Any]:
 @pytest.mark.parametrize("method", Method)
 def test_the_portals_examples(method: Method) -> None:
     """The responses that the portal is known to give are read to the number, also behind a byte order mark."""
-    assert decode(method, GOOD[method]) == READ[method]
-    assert DECODERS[method](200, b"\xef\xbb\xbf" + json.dumps(GOOD[method]).encode()) == READ[method]
+    assert decoded(method, GOOD[method]) == READ[method]
+    assert decode(method, 200, b"\xef\xbb\xbf" + json.dumps(GOOD[method]).encode(), str) == READ[method]
 
 
 NOT_OBJECTS = {
@@ -89,9 +86,9 @@ NOT_OBJECTS = {
 def test_bytes_that_are_not_a_response(method: Method, body: bytes, words: str) -> None:
     """Under status 200 they are malformed, and the message says what they are; under another, the status matters."""
     with pytest.raises(Malformed, match=words):
-        DECODERS[method](200, body)
+        decode(method, 200, body, str)
     with pytest.raises(BadStatus, match=r"^HTTP status 502$"):
-        DECODERS[method](502, body)
+        decode(method, 502, body, str)
 
 
 @pytest.mark.parametrize("code", [0, 2, -1, 10001, "1", True, False, None, [], {}, 1.5, float("nan"), ...])
@@ -99,24 +96,23 @@ def test_bytes_that_are_not_a_response(method: Method, body: bytes, words: str) 
 def test_any_code_but_1_is_a_refusal(method: Method, code: object) -> None:
     """`code` is the number 1 in a good response; anything else, or none, refuses, whatever numbers are there."""
     with pytest.raises(Refused, match=r"^the portal refused: "):
-        decode(method, changed(method, code=code))
+        decoded(method, changed(method, code=code))
 
 
 @pytest.mark.parametrize("success", [False, 1, "true", None, [], ...])
 def test_any_success_but_true_is_a_refusal(success: object) -> None:
     """`success` is true in a good response of the REST method."""
     with pytest.raises(Refused, match=r"^the portal refused: "):
-        decode(Method.HTTP_CODE, changed(Method.HTTP_CODE, success=success))
+        decoded(Method.HTTP_CODE, changed(Method.HTTP_CODE, success=success))
 
 
 def test_a_refusal_carries_the_portals_words() -> None:
-    """They are kept apart from ours, because they may repeat the password."""
-    with pytest.raises(Refused, match=r"^the portal refused: `code` is$") as caught:
-        decode(Method.ISP, {"code": 10001, "msg": "no such user", "message": "try again"})
-    assert caught.value.foreign == "10001: no such user: try again"
-    with pytest.raises(Refused, match=r"^the portal refused: no `success` in its response$") as caught:
-        decode(Method.HTTP_CODE, {})
-    assert caught.value.foreign == ""
+    """They are quoted, because they may repeat the password; ours are not."""
+    body = b'{"code": 10001, "msg": "no such user", "message": "try again"}'
+    with pytest.raises(Refused, match=r"^the portal refused: `code` is <10001: no such user: try again>$"):
+        decode(Method.ISP, 200, body, "<{}>".format)
+    with pytest.raises(Refused, match=r"^the portal refused: no `success` in its response$"):
+        decode(Method.HTTP_CODE, 200, b"{}", "<{}>".format)
 
 
 def test_a_refusal_that_is_nested_as_deep_as_can_be_read() -> None:
@@ -124,7 +120,7 @@ def test_a_refusal_that_is_nested_as_deep_as_can_be_read() -> None:
     seen = set()
     for depth in range(sys.getrecursionlimit()):
         with pytest.raises((Refused, Malformed)) as caught:
-            DECODERS[Method.ISP](200, b'{"code": ' + b"[" * depth + b"0" + b"]" * depth + b"}")
+            decode(Method.ISP, 200, b'{"code": ' + b"[" * depth + b"0" + b"]" * depth + b"}", str)
         seen.add(caught.type)
     assert Refused in seen
 
@@ -134,11 +130,11 @@ def test_a_refusal_that_is_nested_as_deep_as_can_be_read() -> None:
 def test_the_portals_verdict_outranks_the_status(method: Method, status: int) -> None:
     """A verdict that is not good is a refusal under any status; without one, or with a good one, the status counts."""
     with pytest.raises(Refused):
-        decode(method, {"code": 0, "success": False}, status)
+        decoded(method, {"code": 0, "success": False}, status)
     others: list[object] = [{"error": "no"}, GOOD[method], [], None]
     for fields in others:
         with pytest.raises(BadStatus, match=f"^HTTP status {status}") as caught:
-            decode(method, fields, status)
+            decoded(method, fields, status)
         assert caught.value.status == status
 
 
@@ -155,7 +151,7 @@ def test_the_portals_verdict_outranks_the_status(method: Method, status: int) ->
 def test_a_status_says_what_to_do(status: int, words: str) -> None:
     """Where something can be done about a status, the message says what."""
     with pytest.raises(BadStatus, match=words):
-        decode_isp(status, b"")
+        decode(Method.ISP, status, b"", str)
 
 
 NOT_NUMBERS = [-1, -0.5, 10**400, float("nan"), float("inf"), True, False, "17", "", None, [], {}, ...]
@@ -166,55 +162,55 @@ NOT_NUMBERS = [-1, -0.5, 10**400, float("nan"), float("inf"), True, False, "17",
 def test_a_total_that_cannot_be_read_costs_the_total_alone(method: Method, field: str, value: object) -> None:
     """The rows stay; without a number in a row either, the response is malformed."""
     fields = changed(method, **{field: value})
-    response = decode(method, fields)
+    response = decoded(method, fields)
     assert isinstance(response, Isp | Region)
     assert response.total_bytes is None
-    assert response == decode(method, GOOD[method] | {field: None})
+    assert response == decoded(method, GOOD[method] | {field: None})
     words = "missing" if value is ... else "not a count"
     without = {name: each for name, each in fields.items() if name in {"code", "totalFlux"}}
     for rows in ({}, {"isps": [{"isp": "x"}], "states": [{"stateOrRegionName": "x", "fluxRatio": "1"}]}):
         with pytest.raises(Malformed, match=f"^`totalFlux`: {words}$"):
-            decode(method, without | rows)
+            decoded(method, without | rows)
 
 
 @pytest.mark.parametrize("value", NOT_NUMBERS)
 def test_hits_and_misses_are_read_apart(value: object) -> None:
     """One that cannot be read costs itself; two are a malformed response."""
-    assert decode(Method.HIT_RATE, changed(Method.HIT_RATE, Hit=value)) == HitRate(hits=None, misses=85)
-    assert decode(Method.HIT_RATE, changed(Method.HIT_RATE, Miss=value)) == HitRate(hits=1127, misses=None)
+    assert decoded(Method.HIT_RATE, changed(Method.HIT_RATE, Hit=value)) == HitRate(hits=None, misses=85)
+    assert decoded(Method.HIT_RATE, changed(Method.HIT_RATE, Miss=value)) == HitRate(hits=1127, misses=None)
     with pytest.raises(Malformed, match=r"^`Hit` and `Miss`: "):
-        decode(Method.HIT_RATE, changed(Method.HIT_RATE, Hit=value, Miss=value))
+        decoded(Method.HIT_RATE, changed(Method.HIT_RATE, Hit=value, Miss=value))
 
 
 @pytest.mark.parametrize("digits", [b"9" * 5000, b"-" + b"9" * 5000, b"1e999", b'"x"', b"[[[]]]", b"NaN"])
 def test_a_field_that_is_not_read_costs_nothing(digits: bytes) -> None:
     """Whatever the portal has in other fields, a number that Python would not convert included."""
-    assert decode_hit_rate(200, b'{"code": 1, "Hit": 1, "Miss": 2, "other": ' + digits + b"}") == HitRate(
-        hits=1, misses=2
-    )
+    body = b'{"code": 1, "Hit": 1, "Miss": 2, "other": ' + digits + b"}"
+    assert decode(Method.HIT_RATE, 200, body, str) == HitRate(hits=1, misses=2)
 
 
 def test_an_exponent_that_underflows_is_zero() -> None:
     """It is a number, as small as there is."""
-    assert decode_hit_rate(200, b'{"code": 1, "Hit": 1e-999, "Miss": 0}') == HitRate(hits=0, misses=0)
+    body = b'{"code": 1, "Hit": 1e-999, "Miss": 0}'
+    assert decode(Method.HIT_RATE, 200, body, str) == HitRate(hits=0, misses=0)
 
 
 @pytest.mark.parametrize("rows", [..., None, []], ids=str)
 @pytest.mark.parametrize(("method", "key"), [breakdown[:2] for breakdown in BREAKDOWNS])
 def test_a_breakdown_may_be_empty_null_or_absent(method: Method, key: str, rows: object) -> None:
     """The response is good: the portal makes rows once a day."""
-    assert decode(method, changed(method, **{key: rows})).dropped_rows == 0
+    assert decoded(method, changed(method, **{key: rows})).dropped_rows == 0
 
 
 @pytest.mark.parametrize("rows", [{}, ISP_ROW, "", 0, False, "中国电信"], ids=str)
 def test_a_breakdown_that_is_not_a_list_is_a_dropped_row(rows: object) -> None:
     """It costs itself, and not the traffic; of the REST method it is all, and so the response is malformed."""
     isp = changed(Method.ISP, isps=rows)
-    assert decode(Method.ISP, isp) == Isp(total_bytes=1812447063300, isps=(), dropped_rows=1)
+    assert decoded(Method.ISP, isp) == Isp(total_bytes=1812447063300, isps=(), dropped_rows=1)
     region = changed(Method.REGION, provinces=rows, states=rows)
-    assert decode(Method.REGION, region) == Region(total_bytes=88163029950, provinces=(), countries=(), dropped_rows=2)
+    assert decoded(Method.REGION, region) == Region(total_bytes=88163029950, provinces=(), countries=(), dropped_rows=2)
     with pytest.raises(Malformed, match=r"^`data` is not a list$"):
-        decode(Method.HTTP_CODE, changed(Method.HTTP_CODE, data=rows))
+        decoded(Method.HTTP_CODE, changed(Method.HTTP_CODE, data=rows))
 
 
 def names_of(response: Response) -> list[str]:
@@ -235,7 +231,7 @@ def test_a_row_without_a_usable_name_is_dropped(method: Method, key: str, row: d
     others = changed(method, **{other: [] for _, other, *_ in BREAKDOWNS if other in GOOD[method]})
     not_names: list[object] = [None, "", " \t\n", 200, True, [], "\ud800", "x\udfffy"]
     bad: list[Any] = [None, 17, "row", [], {}, *(row | {name: value} for value in not_names)]
-    response = decode(method, others | {key: [row | {name: "first"}, *bad, row | {name: "last"}]})
+    response = decoded(method, others | {key: [row | {name: "first"}, *bad, row | {name: "last"}]})
     assert response.dropped_rows == len(bad)
     assert names_of(response) == ["first", "last"]
 
@@ -245,7 +241,9 @@ def test_a_row_without_a_usable_name_is_dropped(method: Method, key: str, row: d
 def test_a_number_of_a_row_that_cannot_be_read_costs_that_number(field: str, value: object) -> None:
     """The row keeps its other numbers, and is not dropped."""
     row = {name: number for name, number in (ISP_ROW | {field: value}).items() if number is not ...}
-    (share,) = decode_isp(200, json.dumps(changed(Method.ISP, isps=[row])).encode()).isps
+    response = decoded(Method.ISP, changed(Method.ISP, isps=[row]))
+    assert isinstance(response, Isp)
+    (share,) = response.isps
     numbers = dict(zip(("fluxRatio", "hitCount", "hitRatio"), share[1:], strict=True))
     assert numbers == {name: number for name, number in ISP_ROW.items() if name != "isp"} | {field: None}
 
@@ -254,9 +252,9 @@ def test_a_row_without_any_number_is_dropped_and_keeps_its_name() -> None:
     """It is counted; its name stays, so that another row of the same series does not pass for the whole."""
     isp = changed(Method.ISP, isps=[{"isp": "中国联通", "fluxRatio": 0.2}, {"isp": "f中国联通", "fluxRatio": "much"}])
     rows = (Share("中国联通", 0.2, None, None), Share("f中国联通", None, None, None))
-    assert decode(Method.ISP, isp) == Isp(total_bytes=1812447063300, isps=rows, dropped_rows=1)
+    assert decoded(Method.ISP, isp) == Isp(total_bytes=1812447063300, isps=rows, dropped_rows=1)
     codes = changed(Method.HTTP_CODE, data=[{"http_code": "200", "request_percent": "", "flux_percent": "-"}])
-    assert decode(Method.HTTP_CODE, codes) == HttpCode(codes=(StatusCode("200", None, None, None),), dropped_rows=1)
+    assert decoded(Method.HTTP_CODE, codes) == HttpCode(codes=(StatusCode("200", None, None, None),), dropped_rows=1)
 
 
 PERCENTAGES = {
@@ -271,10 +269,10 @@ PERCENTAGES = {
 def test_percentages(written: object, percent: float | None) -> None:
     """A percentage is read with and without its sign; one that cannot be read, or is empty, leaves the count."""
     row = CODE | {"request_percent": written}
-    codes = decode_http_code(200, json.dumps(changed(Method.HTTP_CODE, data=[row])).encode())
+    codes = decoded(Method.HTTP_CODE, changed(Method.HTTP_CODE, data=[row]))
     assert codes == HttpCode(codes=(StatusCode("200", 9120, percent, 99.02),))
     row = CODE | {"flux_percent": written}
-    codes = decode_http_code(200, json.dumps(changed(Method.HTTP_CODE, data=[row])).encode())
+    codes = decoded(Method.HTTP_CODE, changed(Method.HTTP_CODE, data=[row]))
     assert codes == HttpCode(codes=(StatusCode("200", 9120, 97.31, percent),))
 
 
@@ -315,7 +313,7 @@ def leaves(value: object) -> Iterator[object]:
 def outcome(method: Method, status: int, body: bytes) -> Response | RequestError:
     """Return the response, or the error; a response must be fit for export."""
     try:
-        response = DECODERS[method](status, body)
+        response = decode(method, status, body, str)
     except (BadStatus, Refused, Malformed) as error:
         return error
     for field in response.__dataclass_fields__:

@@ -265,7 +265,7 @@ def test_a_connection_that_is_broken_off(script: Script) -> None:
     with Server(script) as server, pytest.raises(Unreachable) as caught:
         get(server.url)
     assert str(caught.value) == f"{server.host} closed the connection before its response was complete"
-    assert caught.value.transient
+    assert caught.value.retry_after == 0
 
 
 # --- Size ------------------------------------------------------------------------------------------------------------
@@ -502,7 +502,7 @@ def test_a_certificate_that_is_not_trusted(kind: str, words: str, tmp_path: Path
         with pytest.raises(Unreachable, match=rf"^the certificate of {server.host} is not trusted: ") as caught:
             get(server.url, ca_file=bundle_of(trusted, tmp_path))
         assert str(caught.value).endswith(words)
-        assert not caught.value.transient
+        assert caught.value.retry_after is None
         assert server.targets == []
 
 

@@ -41,14 +41,9 @@ def test_a_window_that_ends_at_midnight_ends_on_the_new_day() -> None:
 
 def test_a_day_is_from_midnight_to_midnight() -> None:
     """The day of a time is the one of UTC+8."""
-    assert Window.day(datetime(2024, 2, 29, 15, 59, tzinfo=UTC)) == (
-        portal_time("2024-02-29"),
-        portal_time("2024-03-01"),
-    )
-    assert Window.day(datetime(2024, 2, 29, 16, 0, tzinfo=UTC)) == (
-        portal_time("2024-03-01"),
-        portal_time("2024-03-02"),
-    )
+    before, after = datetime(2024, 2, 29, 15, 59, tzinfo=UTC), datetime(2024, 2, 29, 16, 0, tzinfo=UTC)
+    assert Window(before, before).days == (portal_time("2024-02-29"), portal_time("2024-03-01"))
+    assert Window(after, after).days == (portal_time("2024-03-01"), portal_time("2024-03-02"))
 
 
 @given(st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.timezones()), st.integers(1, 527_040))  # noqa: DTZ001
@@ -59,4 +54,5 @@ def test_any_window(now: datetime, minutes: int) -> None:
     assert window.end - window.start == timedelta(minutes=minutes)
     assert window.days.start <= window.start < window.end < window.days.end
     assert {midnight(end) for end in window.days} == set(window.days)
-    assert Window.day(now).start + DAY == Window.day(now).end
+    day = Window(now, now).days
+    assert day.start + DAY == day.end

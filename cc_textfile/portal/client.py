@@ -5,12 +5,11 @@ The statistics methods and the REST method differ in the names of their paramete
 
 import random
 import re
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic, sleep
 from typing import Final
 from urllib.parse import quote
@@ -18,15 +17,7 @@ from urllib.parse import quote
 from cc_textfile import __version__
 from cc_textfile.errors import BadStatus, RequestError, RequestTimeout
 from cc_textfile.logs import Redactor
-from cc_textfile.portal.responses import (
-    Method,
-    Request,
-    Response,
-    decode_hit_rate,
-    decode_http_code,
-    decode_isp,
-    decode_region,
-)
+from cc_textfile.portal.responses import Method, Request, Response, decode
 from cc_textfile.portal.transport import Reply, Transport
 from cc_textfile.portal.window import DAY
 from cc_textfile.settings import Settings
@@ -41,12 +32,6 @@ DEADLINE_PASSED = "no response by the deadline of the poll (--deadline)"
 
 HEADERS = {"User-Agent": f"cc_textfile/{__version__}", "Accept": "application/json", "Accept-Encoding": "gzip"}
 
-DECODERS: Final[Mapping[Method, Callable[[int, bytes], Response]]] = {
-    Method.HIT_RATE: decode_hit_rate,
-    Method.ISP: decode_isp,
-    Method.REGION: decode_region,
-    Method.HTTP_CODE: decode_http_code,
-}
 PATHS: Final = {
     Method.HIT_RATE: "/api/public/statistics/getHitRate.do",
     Method.ISP: "/api/public/statistics/getIsp.do",
@@ -64,31 +49,29 @@ class PortalClient:
     def __init__(self, transport: Transport, settings: Settings, redactor: Redactor) -> None:
         self._transport = transport
         self._settings = settings
-        self._redactor = redactor
+        self._quote = redactor.quote
 
     def fetch(self, request: Request, deadline: float) -> Response:
-        """Return the portal's response, after retries if need be; `deadline` is on the monotonic clock.
-
-        Raises `RequestError`, with the request's channel and method.
-        """
-        decode = DECODERS[request.method]
-
-        def decode_reply(reply: Reply) -> Response:
+        """Return the response by `deadline` (monotonic clock), after retries if need be. Raises `RequestError`."""
+        # Not by urllib3's `Retry`: that sleeps past any deadline, does not see a body that breaks off or a refusal that
+        # comes with a status, and logs the URL, which holds the password.
+        url, decoder, attempt = self._url(request), partial(self._decode, request.method), 0
+        while True:
+            left = deadline - monotonic()
+            timeout = min(self._settings.timeout, left)
             try:
-                response = decode(reply.status, reply.body)
-            except BadStatus as error:
-                error.transient = error.status in RETRIED_STATUSES
-                error.retry_after = _retry_after(reply.headers.get("Retry-After", ""))
-                raise
-            return replace(response, date=_date(reply.headers.get("Date", "")))
-
-        try:
-            return self._try(self._url(request), decode_reply, deadline)
-        except RequestError as error:
-            if error.foreign:
-                error.args = (f"{error} {self._redactor.quote(error.foreign)}",)
-            error.channel, error.method = request.channel, request.method
-            raise
+                return self._transport.exchange("GET", url, decoder, timeout=timeout, headers=HEADERS)
+            except RequestError as error:
+                if isinstance(error, RequestTimeout) and left < self._settings.timeout:
+                    raise RequestTimeout(DEADLINE_PASSED) from None
+                if error.retry_after is None or attempt == MAX_RETRIES:
+                    raise
+                backoff = BACKOFF * 2**attempt * (1 + random.random())  # noqa: S311 # spreads load, hides nothing
+                wait = max(error.retry_after, backoff)
+                if monotonic() + wait >= deadline:
+                    raise
+            sleep(wait)
+            attempt += 1
 
     def _url(self, request: Request) -> str:
         settings = self._settings
@@ -101,27 +84,14 @@ class PortalClient:
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in zip(names, values, strict=True))
         return f"{settings.portal_url}{PATHS[request.method]}?{query}&timeZone=GMT%2B8"
 
-    def _try(self, url: str, decode: Callable[[Reply], Response], deadline: float) -> Response:
-        """Make as many tries as retries and deadline allow.
-
-        Not by urllib3's `Retry`: that sleeps past any deadline, does not see a body that breaks off or a refusal that
-        comes with a status, and logs the URL, which holds the password.
-        """
-        attempt = 0
-        while True:
-            left = deadline - monotonic()
-            timeout = min(self._settings.timeout, left)
-            try:
-                return self._transport.exchange("GET", url, decode, timeout=timeout, headers=HEADERS)
-            except RequestError as error:
-                if isinstance(error, RequestTimeout) and left < self._settings.timeout:
-                    raise RequestTimeout(DEADLINE_PASSED) from None
-                backoff = BACKOFF * 2**attempt * (1 + random.random())  # noqa: S311 # spreads load, hides nothing
-                wait = max(error.retry_after, backoff)
-                if not error.transient or attempt == MAX_RETRIES or monotonic() + wait >= deadline:
-                    raise
-            sleep(wait)
-            attempt += 1
+    def _decode(self, method: Method, reply: Reply) -> Response:
+        try:
+            response = decode(method, reply.status, reply.body, self._quote)
+        except BadStatus as error:
+            if error.status in RETRIED_STATUSES:
+                error.retry_after = _retry_after(reply.headers.get("Retry-After", ""))
+            raise
+        return replace(response, date=_date(reply.headers.get("Date", "")))
 
 
 @lru_cache(maxsize=64)  # responses of one second have one date

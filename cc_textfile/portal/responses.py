@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 from cc_textfile.errors import BadStatus, Malformed, Refused
 from cc_textfile.portal.window import Window
@@ -114,54 +115,12 @@ Row = TypeVar("Row", Share, StatusCode)
 _JSON = json.JSONDecoder(parse_int=float)
 
 
-def decode_hit_rate(status: int, body: bytes) -> HitRate:
-    """Decode a response of getHitRate."""
-    fields = _good_object(status, body, "code", good=1.0)
-    hits, misses = _number(fields.get("Hit")), _number(fields.get("Miss"))
-    _require(fields, hits is not None or misses is not None, "Hit", "Miss")
-    return HitRate(hits=hits, misses=misses)
+def decode(method: Method, status: int, body: bytes, quote: Callable[[str], str]) -> Response:
+    """Return what a good response has: status 200, JSON, and a verdict (`code` or `success`) that is good.
 
-
-def decode_isp(status: int, body: bytes) -> Isp:
-    """Decode a response of getIsp."""
-    fields = _good_object(status, body, "code", good=1.0)
-    total = _number(fields.get("totalFlux"))
-    isps, dropped = _shares(fields, "isps", "isp")
-    _require(fields, total is not None or _has_number(isps), "totalFlux")
-    return Isp(total_bytes=total, isps=isps, dropped_rows=dropped)
-
-
-def decode_region(status: int, body: bytes) -> Region:
-    """Decode a response of getRegion."""
-    fields = _good_object(status, body, "code", good=1.0)
-    total = _number(fields.get("totalFlux"))
-    provinces, dropped_provinces = _shares(fields, "provinces", "provinceName")
-    countries, dropped_countries = _shares(fields, "states", "stateOrRegionName")
-    _require(fields, total is not None or _has_number(provinces + countries), "totalFlux")
-    return Region(
-        total_bytes=total,
-        provinces=provinces,
-        countries=countries,
-        dropped_rows=dropped_provinces + dropped_countries,
-    )
-
-
-def decode_http_code(status: int, body: bytes) -> HttpCode:
-    """Decode a response of the REST method."""
-    fields = _good_object(status, body, "success", good=True)
-    if not isinstance(fields.get("data", []), list | None):
-        raise Malformed("`data` is not a list")
-
-    def read(row: Json) -> StatusCode:
-        percent, flux_percent = _percent(row.get("request_percent")), _percent(row.get("flux_percent"))
-        return StatusCode(_name(row.get("http_code")), _number(row.get("request_count")), percent, flux_percent)
-
-    codes, dropped, unnamed = _rows(fields, "data", read)
-    return HttpCode(codes=codes, dropped_rows=dropped, unnamed_rows=unnamed)
-
-
-def _good_object(status: int, body: bytes, verdict: str, *, good: object) -> Json:
-    """Return the object of a good response: status 200, JSON, and a verdict (`code` or `success`) that is good."""
+    `quote` redacts the portal's own words for a message. Raises `BadStatus`, `Refused` or `Malformed`.
+    """
+    verdict, good, decode_fields = DECODERS[method]
     try:
         # Not by the codec utf-8-sig: that is a file, which cannot be opened when connections have all descriptors.
         fields = _JSON.decode(body.removeprefix(codecs.BOM_UTF8).decode())
@@ -174,13 +133,50 @@ def _good_object(status: int, body: bytes, verdict: str, *, good: object) -> Jso
     if isinstance(fields, dict) and (verdict in fields or status == HTTP_OK):
         value = fields.get(verdict)
         if type(value) is not type(good) or value != good:  # in Python `true == 1`; on the wire it is not
-            raise _refusal(fields, verdict)
+            raise Refused(f"the portal refused: {_reason(fields, verdict, quote)}")
     if status != HTTP_OK:
         hint = f" ({HINTS[status]})" if status in HINTS else ""
         raise BadStatus(f"HTTP status {status}{hint}", status)
     if not isinstance(fields, dict):
         raise Malformed("the response is JSON, but not an object")
-    return fields
+    return decode_fields(fields)
+
+
+def _hit_rate(fields: Json) -> HitRate:
+    hits, misses = _number(fields.get("Hit")), _number(fields.get("Miss"))
+    _require(fields, hits is not None or misses is not None, "Hit", "Miss")
+    return HitRate(hits=hits, misses=misses)
+
+
+def _isp(fields: Json) -> Isp:
+    total = _number(fields.get("totalFlux"))
+    isps, dropped, _ = _rows(fields, "isps", partial(_share, "isp"))
+    _require(fields, total is not None or any(map(_has_number, isps)), "totalFlux")
+    return Isp(total_bytes=total, isps=isps, dropped_rows=dropped)
+
+
+def _region(fields: Json) -> Region:
+    total = _number(fields.get("totalFlux"))
+    provinces, dropped, _ = _rows(fields, "provinces", partial(_share, "provinceName"))
+    countries, more_dropped, _ = _rows(fields, "states", partial(_share, "stateOrRegionName"))
+    _require(fields, total is not None or any(map(_has_number, provinces + countries)), "totalFlux")
+    return Region(total_bytes=total, provinces=provinces, countries=countries, dropped_rows=dropped + more_dropped)
+
+
+def _http_code(fields: Json) -> HttpCode:
+    if not isinstance(fields.get("data", []), list | None):
+        raise Malformed("`data` is not a list")
+    codes, dropped, unnamed = _rows(fields, "data", _status_code)
+    return HttpCode(codes=codes, dropped_rows=dropped, unnamed_rows=unnamed)
+
+
+DECODERS: Final[Mapping[Method, tuple[str, object, Callable[[Json], Response]]]] = {
+    Method.HIT_RATE: ("code", 1.0, _hit_rate),
+    Method.ISP: ("code", 1.0, _isp),
+    Method.REGION: ("code", 1.0, _region),
+    Method.HTTP_CODE: ("success", True, _http_code),
+}
+"""Each method's verdict, its value in a good response, and what reads the other fields."""
 
 
 def _not_json(body: bytes, error: Exception) -> str:
@@ -193,14 +189,14 @@ def _not_json(body: bytes, error: Exception) -> str:
     return f"the response of {len(body)} bytes is not JSON"
 
 
-def _refusal(fields: Json, verdict: str) -> Refused:
+def _reason(fields: Json, verdict: str, quote: Callable[[str], str]) -> str:
     if verdict not in fields:
-        return Refused(f"the portal refused: no `{verdict}` in its response")
+        return f"no `{verdict}` in its response"
     value = fields[verdict]
     # What is nested as deep as Python can read it is too deep for it to write.
     shown = "nested" if isinstance(value, list | dict) else json.dumps(value).removesuffix(".0")
     texts = [text for key in ("msg", "message") if isinstance(text := fields.get(key), str) and text]
-    return Refused(f"the portal refused: `{verdict}` is", foreign=": ".join([shown, *texts]))
+    return f"`{verdict}` is {quote(': '.join([shown, *texts]))}"
 
 
 def _require(fields: Json, found: object, *keys: str) -> None:
@@ -209,15 +205,14 @@ def _require(fields: Json, found: object, *keys: str) -> None:
         raise Malformed(f"{' and '.join(f'`{key}`' for key in keys)}: {word}")
 
 
-def _shares(fields: Json, key: str, name_key: str) -> tuple[tuple[Share, ...], int]:
-    """Return the rows of a breakdown, and how many of them are dropped."""
+def _share(name_key: str, row: Json) -> Share:
+    flux_ratio, hits, hit_ratio = row.get("fluxRatio"), row.get("hitCount"), row.get("hitRatio")
+    return Share(_name(row.get(name_key)), _number(flux_ratio), _number(hits), _number(hit_ratio))
 
-    def read(row: Json) -> Share:
-        flux_ratio, hits, hit_ratio = row.get("fluxRatio"), row.get("hitCount"), row.get("hitRatio")
-        return Share(_name(row.get(name_key)), _number(flux_ratio), _number(hits), _number(hit_ratio))
 
-    shares, dropped, _ = _rows(fields, key, read)
-    return shares, dropped
+def _status_code(row: Json) -> StatusCode:
+    percent, flux_percent = _percent(row.get("request_percent")), _percent(row.get("flux_percent"))
+    return StatusCode(_name(row.get("http_code")), _number(row.get("request_count")), percent, flux_percent)
 
 
 def _rows(fields: Json, key: str, read: Callable[[Json], Row]) -> tuple[tuple[Row, ...], int, int]:
@@ -232,12 +227,12 @@ def _rows(fields: Json, key: str, read: Callable[[Json], Row]) -> tuple[tuple[Ro
         found = [] if found is None else [None]
     rows = [read(row if isinstance(row, dict) else {}) for row in found]
     named = tuple(row for row in rows if row[0])
-    dropped = sum(not row[0] or row[1:] == (None, None, None) for row in rows)
+    dropped = sum(not row[0] or not _has_number(row) for row in rows)
     return named, dropped, len(rows) - len(named)
 
 
-def _has_number(rows: tuple[Share, ...]) -> bool:
-    return any(row[1:] != (None, None, None) for row in rows)
+def _has_number(row: Share | StatusCode) -> bool:
+    return row[1:] != (None, None, None)
 
 
 def _name(value: object) -> str:

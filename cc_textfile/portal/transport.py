@@ -3,14 +3,13 @@
 Each thread has a connection of its own, so that one whose state is in doubt can be closed before anybody uses it again:
 bytes that arrive late would else be taken for the response to the next request, and its numbers for another channel's.
 
-What is used of urllib3 beyond its documented interface, tested with 2.6 to 2.8: `HTTPConnection._new_conn` and
-`_dns_host`, and `response_class`, which it inherits from http.client.
+What is used of urllib3 beyond its documented interface, tested with 2.6 to 2.8: `_new_conn`, `_dns_host`, `sock` and
+`response_class` of a connection, `pool` and `num_requests` of a pool, `length_remaining` and `chunked` of a response.
 """
 
 import http.client
 import io
 import logging
-import queue
 import re
 import socket
 import ssl
@@ -48,7 +47,8 @@ INTERIM_STATUSES = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTO
 BODILESS = (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED)
 """Some servers send a body all the same."""
 
-NO_RETRIES = urllib3.Retry(total=False)
+ONCE: Mapping[str, Any] = {"retries": urllib3.Retry(total=False), "redirect": False, "assert_same_host": False}
+"""How urllib3 makes a request: one try, and no other request after a redirect."""
 
 UNKNOWN_ISSUER = range(18, 22)
 """OpenSSL's numbers (x509_vfy.h) for a certificate that no trusted authority has issued."""
@@ -62,14 +62,10 @@ T = TypeVar("T")
 
 
 class _Exchange(threading.local):
-    """What the exchange of this thread may still use up, time until `end` (on the monotonic clock) and bytes.
-
-    `strayed` is true when more had come on its connection than was requested, before it began.
-    """
+    """What the exchange of this thread may still use up, time until `end` (on the monotonic clock) and bytes."""
 
     end = 0.0
     bytes_left = 0
-    strayed = False
 
     def received(self, count: int) -> None:
         self.bytes_left -= count
@@ -169,13 +165,6 @@ class _Connection(HTTPConnection):
                 error = failure
         raise error
 
-    @property
-    def is_connected(self) -> bool:
-        # Not by urllib3 alone: it does not see what TLS has decrypted already.
-        strayed = isinstance(self.sock, _Socket) and self.sock.has_more(0)
-        _exchange.strayed |= strayed
-        return super().is_connected and not strayed
-
 
 class _TlsConnection(_Connection, HTTPSConnection):
     pass
@@ -209,7 +198,7 @@ class Transport:
         self.proxy = select_proxy(base_url, environment["proxies"])
         # The part of a URL that is not sent: nothing to a proxy that forwards, else scheme and host.
         self._origin = "" if self.proxy and not tls else f"{place.scheme}://{place.netloc}"
-        self._pools: dict[int, Any] = {}  # by thread
+        self._idle: dict[int, Any] = {}  # the pool of each thread that makes no exchange now
         self._strayed = False
         self._keeps = True
         try:
@@ -220,14 +209,10 @@ class Transport:
                 redactor.add(*(value.removeprefix("Basic ") for value in headers.values()), password or user)
                 proxy_tls = _tls_context(None) if self.proxy.startswith("https:") else None
                 self._keeps = not (tls and proxy_tls)  # nobody sees what strays in TLS within TLS
-                self._manager = partial(
-                    urllib3.ProxyManager,
-                    self.proxy,
-                    proxy_headers=headers,
-                    ssl_context=tls or proxy_tls,  # the older urllib3 connects by it to a proxy that forwards
-                    proxy_ssl_context=proxy_tls,
-                )
-            self._pool()
+                # The older urllib3 connects by the first of them to a proxy that forwards.
+                contexts: dict[str, Any] = {"ssl_context": tls or proxy_tls, "proxy_ssl_context": proxy_tls}
+                self._manager = partial(urllib3.ProxyManager, self.proxy, proxy_headers=headers, **contexts)
+            self._new_pool()
         except (urllib3.exceptions.HTTPError, ValueError, TypeError):
             what = "the proxy of the environment (http_proxy, https_proxy, all_proxy)" if self.proxy else self._host
             raise SettingsError(f"{what} is not a usable address") from None
@@ -248,38 +233,29 @@ class Transport:
         The connection is kept only if the status is 200 and `decode` raises nothing. `limit` is the longest body that
         is read, in bytes. Raises `RequestError`; a redirect is a response like any other.
         """
-        pool = self._pool()
-        reply, kept = None, False
-        began = monotonic()
+        pool = self._idle.pop(threading.get_ident(), None) or self._new_pool()
+        self._look_for_stray(pool, 0)
+        reply, kept, began = None, False, monotonic()
         _exchange.end, _exchange.bytes_left = began + timeout, limit + MAX_HEAD_BYTES
-        _exchange.strayed = False
         try:
             try:
-                with pool.urlopen(
-                    method,
-                    url.removeprefix(self._origin),
-                    body,
-                    headers,
-                    retries=NO_RETRIES,
-                    redirect=False,
-                    assert_same_host=False,
-                    preload_content=False,
-                ) as response:
+                target = url.removeprefix(self._origin)
+                with pool.urlopen(method, target, body, headers, preload_content=False, **ONCE) as response:
                     reply = _read(response, limit)
             except Exception as error:  # noqa: BLE001 # whatever the HTTP stack makes of foreign bytes
                 # Not chained: the texts of requests and urllib3 hold the URL, and that the password.
                 raise self._in_words(error, timeout, limit) from None
             decoded = decode(reply)
             kept = self._keeps and reply.status == http.HTTPStatus.OK
+            return decoded
         finally:
-            if not kept:
-                self._pools.pop(threading.get_ident(), None)
-                # It may be the response to an earlier request, and the right one comes later.
-                in_doubt = reply and reply.status not in BODILESS and pool.num_requests > 1
-                self._close(pool, min(STRAY_SECONDS + monotonic() - began, MAX_STRAY_SECONDS) if in_doubt else None)
-            if _exchange.strayed:
-                self._strayed = True
-        return decoded
+            if kept:
+                self._idle[threading.get_ident()] = pool
+            else:
+                if reply and reply.status not in BODILESS and pool.num_requests > 1:
+                    # It may be the response to an earlier request, and the right one comes later.
+                    self._look_for_stray(pool, min(STRAY_SECONDS + monotonic() - began, MAX_STRAY_SECONDS))
+                pool.close()
 
     def close(self, seconds: float = 0.0) -> bool:
         """Close all connections that are not in use; the next exchange opens new ones.
@@ -288,39 +264,36 @@ class Transport:
         Then responses are not those to the requests that they seem to answer.
         """
         end = monotonic() + seconds
-        pools, self._pools = self._pools, {}
-        for pool in list(pools.values()):
-            self._close(pool, max(end - monotonic(), 0))
+        idle, self._idle = self._idle, {}
+        for pool in list(idle.values()):
+            self._look_for_stray(pool, max(end - monotonic(), 0))
+            pool.close()
         strayed, self._strayed = self._strayed, False
         return strayed
 
-    def _close(self, pool: Any, seconds: float | None) -> None:
-        """Close a connection that is not in use; where `seconds` are given, look for what strays on it."""
-        with suppress(queue.Empty):
-            connection = pool.pool.get_nowait()
-            sock = getattr(connection, "sock", None)
-            if seconds is not None and sock and sock.has_more(seconds):
-                self._strayed = True
-            pool.pool.put(connection)
-        pool.close()
+    def _look_for_stray(self, pool: Any, seconds: float) -> None:
+        """Wait so long for what nobody requested on a connection that is not in use, and close that if there is any.
 
-    def _pool(self) -> Any:
-        """Return urllib3's pool of this thread's one connection, which leads to the server or to a proxy.
+        Not by urllib3 alone: it does not see what TLS has decrypted already.
+        """
+        for connection in pool.pool.queue:  # one at most, None if it is not open
+            if connection and connection.sock and connection.sock.has_more(seconds):
+                self._strayed = True
+                connection.close()
+
+    def _new_pool(self) -> Any:
+        """Return urllib3's pool of one connection, which leads to the server or to a proxy.
 
         Not a session of requests: what that does for each request (cookies, redirects, settings to merge) is a third
         of the CPU time.
         """
-        pool = self._pools.get(threading.get_ident())
-        if pool is None:
-            pool = self._pools[threading.get_ident()] = self._manager().connection_from_url(self._base_url)
-            pool.ConnectionCls = _TlsConnection if pool.scheme == "https" else _Connection
+        pool: Any = self._manager().connection_from_url(self._base_url)
+        pool.ConnectionCls = _TlsConnection if pool.scheme == "https" else _Connection
         return pool
 
     def _in_words(self, error: Exception, timeout: float, limit: int) -> RequestError:  # noqa: C901, PLR0911 # a table
         """Return what went wrong on a connection to the server, without its URL."""
-        causes = list(_causes(error))
-        by_proxy = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)
-        for cause in causes:
+        for cause in _causes(error):
             match cause:
                 case _TooLongError():
                     return Malformed(f"the response of {self._host} is longer than {limit // 1024} KiB")
@@ -330,18 +303,18 @@ class Transport:
                     hint = f" ({ISSUER_HINT})" if cause.verify_code in UNKNOWN_ISSUER else ""
                     reason = cause.verify_message.rstrip(".")
                     untrusted = Unreachable(f"the certificate of {self._host} is not trusted: {reason}{hint}")
-                    untrusted.transient = False
+                    untrusted.retry_after = None
                     return untrusted
                 case ssl.SSLError():
                     reason = cause.reason.replace("_", " ").lower() if cause.reason else "the connection was closed"
                     return Unreachable(f"TLS with {self._host} failed: {reason}")
                 case socket.gaierror():
-                    whose = "of the proxy" if by_proxy else f"in {self._host}"
+                    whose = "of the proxy" if self.proxy else f"in {self._host}"
                     return Unreachable(f"the name {whose} cannot be resolved: {cause.strerror}")
                 case http.client.IncompleteRead() | ConnectionResetError() | BrokenPipeError():
                     return Unreachable(f"{self._host} closed the connection before its response was complete")
                 case OSError() if cause.strerror:
-                    through = " through the proxy" if by_proxy else ""
+                    through = " through the proxy" if self.proxy else ""
                     return Unreachable(f"no connection to {self._host}{through}: {cause.strerror}")
                 case urllib3.exceptions.ProxyError():
                     status = "".join(re.findall(r"failed: (\d{3})", str(cause)))
@@ -382,8 +355,7 @@ def _tls_context(bundle: Path | None) -> ssl.SSLContext:
         folder = bundle if bundle and bundle.is_dir() else None
         context = ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
     except OSError as error:
-        raise SettingsError(
-            f"the CA bundle {bundle}, named by the environment, cannot be read: {error.strerror}"
-        ) from None
+        named = f"the CA bundle {bundle}, named by the environment,"
+        raise SettingsError(f"{named} cannot be read: {error.strerror}") from None
     context.sslsocket_class = _TlsSocket
     return context

@@ -25,12 +25,6 @@ class Window(NamedTuple):
         end = now.astimezone(PORTAL_ZONE).replace(second=0, microsecond=0)
         return cls(end - timedelta(minutes=minutes), end)
 
-    @classmethod
-    def day(cls, time: datetime) -> Self:
-        """Return the whole day (UTC+8) in which `time` lies."""
-        start = midnight(time)
-        return cls(start, start + DAY)
-
     @property
     def days(self) -> Self:
         """The whole days on which the window starts and ends."""
