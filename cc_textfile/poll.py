@@ -11,7 +11,7 @@ from time import monotonic
 from cc_textfile.errors import BadStatus, Malformed, Refused, RequestError, RequestTimeout
 from cc_textfile.portal.client import DEADLINE_PASSED
 from cc_textfile.portal.responses import Method, Request, Response
-from cc_textfile.portal.transport import MAX_STRAY_SECONDS, STRAY_SECONDS
+from cc_textfile.portal.transport import MAX_STRAY_SECONDS
 from cc_textfile.portal.window import Window
 from cc_textfile.workers import Workers
 
@@ -23,7 +23,7 @@ UNAUTHORISED = (401, 403)
 
 PROGRESS_SECONDS = 0.2
 
-CLOSE_SECONDS = 0.5
+CLOSE_SECONDS = MAX_STRAY_SECONDS + 0.5
 """How long a poll waits at its deadline for threads to end, and so for connections to be closed: the file needs file
 descriptors, too. Only a look-up of a name takes longer."""
 
@@ -36,8 +36,8 @@ STRAYED = (
 
 Fetch = Callable[[Request, float], Response]
 
-Close = Callable[[float], bool]
-"""Closes the connections, after so many seconds, and tells whether more has come on them than was requested."""
+Close = Callable[[], bool]
+"""Closes the connections, and tells whether more responses have come on them than were requested."""
 
 Progress = Callable[[int, int], None]
 """Called about five times a second, and at the end, with the number of requests that are done and of all."""
@@ -75,7 +75,7 @@ def gauge_requests(channels: Sequence[str], methods: Sequence[Method], window: W
     ]
 
 
-def no_stray(_wait: float) -> bool:
+def no_stray() -> bool:
     """Close nothing, and tell that nothing strayed."""
     return False
 
@@ -130,8 +130,7 @@ def poll(
         progress(len(wanted), len(wanted))
     seconds = monotonic() - began
     workers.wait(CLOSE_SECONDS)
-    # Where responses have slipped, one more comes, as late as responses are here.
-    if close(min(STRAY_SECONDS + run.longest, MAX_STRAY_SECONDS)):
+    if close():
         bad |= {request: Malformed(STRAYED) for request in good}
         good = {}
     for request, error in bad.items():
@@ -155,7 +154,6 @@ class _Run:
         self.responses: dict[Request, Response] = {}
         self.failures: dict[Request, RequestError] = {}
         self.bugs: list[Exception] = []
-        self.longest = 0.0
 
     def refused(self) -> bool:
         return not self.responses and len(self._refusals) >= min(PROBES, len(self.wanted))
@@ -180,10 +178,8 @@ class _Run:
 
     def _make(self, request: Request) -> None:
         self.begun.add(request)
-        began = monotonic()
         try:
             self.responses[request] = self._fetch(request, self.end)
-            self.longest = max(self.longest, monotonic() - began)
         except RequestError as error:
             if monotonic() >= self.end:  # it was cut short
                 return

@@ -4,7 +4,7 @@ Each thread has a connection of its own, so that one whose state is in doubt can
 bytes that arrive late would else be taken for the response to the next request, and its numbers for another channel's.
 
 What is used of urllib3 beyond its documented interface, tested with 2.6 to 2.8: `_new_conn`, `_dns_host`, `sock` and
-`response_class` of a connection, `pool` and `num_requests` of a pool, `length_remaining` and `chunked` of a response.
+`response_class` of a connection, `length_remaining` and `chunked` of a response.
 """
 
 import http.client
@@ -38,14 +38,12 @@ MAX_HEAD_BYTES = 64 * 1024
 """What status line, headers and the framing of a body may take beside it."""
 
 STRAY_SECONDS = 0.06
-"""How long a connection is left open for a response that nobody requested; TCP alone may delay one by 40 ms."""
+"""How much longer than a response a connection is left open for one that nobody requested; TCP alone may delay it by
+40 ms."""
 
-MAX_STRAY_SECONDS = 0.5
+MAX_STRAY_SECONDS = 2.0
 
 INTERIM_STATUSES = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTOCOLS}
-
-BODILESS = (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED)
-"""Some servers send a body all the same."""
 
 ONCE: Mapping[str, Any] = {"retries": urllib3.Retry(total=False), "redirect": False, "assert_same_host": False}
 """How urllib3 makes a request: one try, and no other request after a redirect."""
@@ -62,10 +60,16 @@ T = TypeVar("T")
 
 
 class _Exchange(threading.local):
-    """What the exchange of this thread may still use up, time until `end` (on the monotonic clock) and bytes."""
+    """What the exchange of this thread may still use up, time until `end` (on the monotonic clock) and bytes.
+
+    A connection that is to be closed is looked at for `patience` seconds more. `strayed` tells that one more response
+    came on it than was requested.
+    """
 
     end = 0.0
     bytes_left = 0
+    patience = 0.0
+    strayed = False
 
     def received(self, count: int) -> None:
         self.bytes_left -= count
@@ -83,12 +87,16 @@ class _TooLongError(Exception):
 class _Socket(socket.socket):
     """A socket on which every wait ends when its thread's exchange must end."""
 
-    holds_more = False
-    """Whether bytes were read that are not part of a response that was requested."""
+    responses = 0
+    is_last = False
+    """Whether the response that is read is the last one. It gets the connection, which is closed after it."""
+    beyond = b""
+    """What was read that is not part of a response that was requested."""
 
     def makefile(self, *_args: Any, **_kwargs: Any) -> Any:
         reader = _Reader(super().makefile("rb", 0))
         reader.sock = self
+        self.responses += 1
         return reader
 
     def settimeout(self, _value: float | None, /) -> None:
@@ -109,12 +117,24 @@ class _Socket(socket.socket):
         _exchange.received(count)
         return count
 
-    def has_more(self, seconds: float) -> bool:
-        """Tell whether there is more to read than what was requested; wait for it so long."""
+    def read_beyond(self, seconds: float) -> bytes:
+        """Return what comes that was not requested, until a response is in it, so many seconds have passed, or it ends.
+
+        Line breaks are nothing: some servers end a body with one.
+        """
+        end = monotonic() + seconds
         with suppress(OSError):
-            super().settimeout(seconds)
-            return self.holds_more or bool(super().recv(1024).strip())
-        return False
+            while b"HTTP/" not in self.beyond and len(self.beyond) < MAX_HEAD_BYTES:
+                super().settimeout(max(end - monotonic(), 0))
+                data = super().recv(1024)
+                if not data:
+                    break
+                self.beyond = (self.beyond + data).lstrip()
+        return self.beyond
+
+    def look(self) -> None:
+        """Look whether one more response comes, as it does where one has slipped into the place of another."""
+        _exchange.strayed |= b"HTTP/" in self.read_beyond(_exchange.patience if self.responses > 1 else 0)
 
 
 class _Reader(io.BufferedReader):
@@ -125,8 +145,10 @@ class _Reader(io.BufferedReader):
     def close(self) -> None:
         end, _exchange.end = _exchange.end, 0.0  # else `peek` waits for more
         with suppress(OSError, ValueError):
-            self.sock.holds_more |= bool(self.peek().strip())  # some servers end a body with a line break
+            self.sock.beyond = self.peek().lstrip()
         _exchange.end = end
+        if self.sock.is_last:
+            self.sock.look()
         super().close()
 
 
@@ -135,13 +157,17 @@ class _TlsSocket(_Socket, ssl.SSLSocket):
 
 
 class _HttpResponse(http.client.HTTPResponse):
-    """Reads past interim responses (RFC 9110, 15.2); http.client does so for status 100 alone."""
+    """Reads past interim responses (RFC 9110, 15.2), as http.client does for status 100, and line breaks before one."""
 
     def begin(self, *args: Any, **kwargs: Any) -> None:
+        while self.fp.peek(1)[:1] in (b"\r", b"\n"):
+            self.fp.read(1)
         super().begin(*args, **kwargs)
         while self.status in INTERIM_STATUSES:
             self.headers = self.msg = None  # type: ignore[assignment] # else `begin` takes it for begun
             super().begin(*args, **kwargs)
+        if isinstance(self.fp, _Reader):
+            self.fp.sock.is_last = self.will_close
 
 
 class _Connection(HTTPConnection):
@@ -164,6 +190,17 @@ class _Connection(HTTPConnection):
             except OSError as failure:  # of the socket itself, too, where a host is without IPv6
                 error = failure
         raise error
+
+    @property
+    def is_connected(self) -> bool:
+        # Not by urllib3 alone: it does not see what TLS has decrypted already.
+        more = isinstance(self.sock, _Socket) and self.sock.read_beyond(0)
+        return super().is_connected and not more
+
+    def close(self) -> None:
+        if isinstance(self.sock, _Socket) and not self.sock.is_last:
+            self.sock.look()
+        super().close()
 
 
 class _TlsConnection(_Connection, HTTPSConnection):
@@ -200,6 +237,7 @@ class Transport:
         self._origin = "" if self.proxy and not tls else f"{place.scheme}://{place.netloc}"
         self._idle: dict[int, Any] = {}  # the pool of each thread that makes no exchange now
         self._strayed = False
+        self._longest = 0.0
         self._keeps = True
         try:
             if self.proxy:
@@ -234,9 +272,9 @@ class Transport:
         is read, in bytes. Raises `RequestError`; a redirect is a response like any other.
         """
         pool = self._idle.pop(threading.get_ident(), None) or self._new_pool()
-        self._look_for_stray(pool, 0)
         reply, kept, began = None, False, monotonic()
         _exchange.end, _exchange.bytes_left = began + timeout, limit + MAX_HEAD_BYTES
+        _exchange.patience, _exchange.strayed = self._patience(), False
         try:
             try:
                 target = url.removeprefix(self._origin)
@@ -249,37 +287,34 @@ class Transport:
             kept = self._keeps and reply.status == http.HTTPStatus.OK
             return decoded
         finally:
+            if reply:
+                self._longest = max(self._longest, monotonic() - began)
             if kept:
                 self._idle[threading.get_ident()] = pool
             else:
-                if reply and reply.status not in BODILESS and pool.num_requests > 1:
-                    # It may be the response to an earlier request, and the right one comes later.
-                    self._look_for_stray(pool, min(STRAY_SECONDS + monotonic() - began, MAX_STRAY_SECONDS))
+                _exchange.patience = self._patience()
                 pool.close()
+            if _exchange.strayed:
+                self._strayed = True
 
-    def close(self, seconds: float = 0.0) -> bool:
+    def close(self) -> bool:
         """Close all connections that are not in use; the next exchange opens new ones.
 
-        Returns whether more came on any of them than was requested, since the last call or within so many seconds.
-        Then responses are not those to the requests that they seem to answer.
+        Returns whether, since the last call, one more response came on any of them than was requested. It is waited for
+        as long as a response took. Then responses are not those to the requests that they seem to answer.
         """
-        end = monotonic() + seconds
+        end = monotonic() + self._patience()
         idle, self._idle = self._idle, {}
+        _exchange.strayed = False
         for pool in list(idle.values()):
-            self._look_for_stray(pool, max(end - monotonic(), 0))
+            _exchange.patience = max(end - monotonic(), 0)
             pool.close()
-        strayed, self._strayed = self._strayed, False
+        strayed = self._strayed or _exchange.strayed
+        self._strayed, self._longest = False, 0.0
         return strayed
 
-    def _look_for_stray(self, pool: Any, seconds: float) -> None:
-        """Wait so long for what nobody requested on a connection that is not in use, and close that if there is any.
-
-        Not by urllib3 alone: it does not see what TLS has decrypted already.
-        """
-        for connection in pool.pool.queue:  # one at most, None if it is not open
-            if connection and connection.sock and connection.sock.has_more(seconds):
-                self._strayed = True
-                connection.close()
+    def _patience(self) -> float:
+        return min(STRAY_SECONDS + self._longest, MAX_STRAY_SECONDS)
 
     def _new_pool(self) -> Any:
         """Return urllib3's pool of one connection, which leads to the server or to a proxy.
