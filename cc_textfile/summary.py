@@ -130,8 +130,10 @@ def progress_line(label: str, *, after: int) -> Progress | None:
 
     def show(done: int, total: int) -> None:
         nonlocal calls
-        calls = calls + 1 if done < total else 0
+        calls += 1
         if calls >= after:
             STDERR.write(f"{label}: {done:,} of {total:,} requests ({done / total:.0%})\r")
+        if done == total:  # the next poll begins anew
+            calls = 0
 
     return show

@@ -763,8 +763,8 @@ def test_without_a_terminal_there_are_lines(
 
 
 @pytest.mark.slow
-def test_on_a_terminal_there_is_a_bar(folder: Path, portal: DemoPortal) -> None:
-    """The bar is drawn on standard error, to its end, and then come the commands."""
+def test_on_a_terminal_there_is_one_line(folder: Path, portal: DemoPortal) -> None:
+    """It is written anew on standard error until all is done, and then come the commands."""
     terminal, end = pty.openpty()
     words = command(*flags(folder, TODAY - 2 * DAY))
     with subprocess.Popen(words, env=account(portal, TERM="xterm"), stdout=end, stderr=end) as process:
@@ -777,5 +777,5 @@ def test_on_a_terminal_there_is_a_bar(folder: Path, portal: DemoPortal) -> None:
             pass
         assert process.wait() == 0
     os.close(terminal)
-    assert re.search(rb"requesting .*\b(\d+)/\1\b", shown)
+    assert re.search(rb"requesting: (\d+) of \1 requests \(100%\)\r", shown)
     assert shown.index(b"requesting") < shown.index(b"promtool tsdb create-blocks-from")
