@@ -122,8 +122,11 @@ def poll(
     good, bad = dict(run.responses), dict(run.failures)
     if account_refused:  # all refusals, those by a status too, get the reason of the alert
         bad = {request: Refused(str(error)) if is_refusal(error) else error for request, error in bad.items()}
-    # An optional request that was cut short shows only that there was no time, if the portal answers others.
-    missing = ({*requests} if good else {*requests, *run.begun}) - good.keys() - bad.keys()
+    # An optional request that was cut short shows only that there was no time, if the portal answers others, and if it
+    # did not have the larger part of the time.
+    half = began + deadline / 2
+    cut_short = {request for request, time in run.begun.items() if not good or time < half}
+    missing = {*requests, *cut_short} - good.keys() - bad.keys()
     reason = partial(Refused, NOT_MADE) if account_refused else partial(RequestTimeout, DEADLINE_PASSED)
     bad |= {request: reason() for request in wanted if request in missing}
     if progress:
@@ -150,7 +153,7 @@ class _Run:
         self._under_way = 0
         self.wanted = wanted
         self.end = end
-        self.begun: set[Request] = set()
+        self.begun: dict[Request, float] = {}
         self.responses: dict[Request, Response] = {}
         self.failures: dict[Request, RequestError] = {}
         self.bugs: list[Exception] = []
@@ -177,7 +180,7 @@ class _Run:
         return bool(self.responses) or self.refused() or self._under_way + len(self._refusals) < PROBES
 
     def _make(self, request: Request) -> None:
-        self.begun.add(request)
+        self.begun[request] = monotonic()
         try:
             self.responses[request] = self._fetch(request, self.end)
         except RequestError as error:
