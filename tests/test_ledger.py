@@ -400,7 +400,7 @@ def test_a_row_without_a_name_may_be_of_any_code(path: Path, cdn: Cdn) -> None:
         assert isinstance(response, HttpCode)
         with ledger(path, methods=[HTTP_CODE]) as kept:
             kept.plan(cdn.now)
-            answer = replace(response, dropped_rows=unnamed, unnamed_rows=unnamed)
+            answer = replace(response, dropped_rows=unnamed, is_whole=not unnamed)
             return dict(kept.record({request: answer}, cdn.now).channels["1001"].responses)
 
     record(1, _404=5.0)

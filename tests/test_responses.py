@@ -166,7 +166,7 @@ def test_a_total_that_cannot_be_read_costs_the_total_alone(method: Method, field
     assert isinstance(response, Isp | Region)
     assert response.total_bytes is None
     assert response == decoded(method, GOOD[method] | {field: None})
-    words = "missing" if value is ... else "not a count"
+    words = "missing" if value is ... else "no count can be read"
     without = {name: each for name, each in fields.items() if name in {"code", "totalFlux"}}
     for rows in ({}, {"isps": [{"isp": "x"}], "states": [{"stateOrRegionName": "x", "fluxRatio": "1"}]}):
         with pytest.raises(Malformed, match=f"^`totalFlux`: {words}$"):
@@ -253,8 +253,22 @@ def test_a_row_without_any_number_is_dropped_and_keeps_its_name() -> None:
     isp = changed(Method.ISP, isps=[{"isp": "中国联通", "fluxRatio": 0.2}, {"isp": "f中国联通", "fluxRatio": "much"}])
     rows = (Share("中国联通", 0.2, None, None), Share("f中国联通", None, None, None))
     assert decoded(Method.ISP, isp) == Isp(total_bytes=1812447063300, isps=rows, dropped_rows=1)
-    codes = changed(Method.HTTP_CODE, data=[{"http_code": "200", "request_percent": "", "flux_percent": "-"}])
-    assert decoded(Method.HTTP_CODE, codes) == HttpCode(codes=(StatusCode("200", None, None, None),), dropped_rows=1)
+    codes = changed(Method.HTTP_CODE, data=[CODE, {"http_code": "404", "request_percent": "", "flux_percent": "-"}])
+    read = (StatusCode("200", 9120, 97.31, 99.02), StatusCode("404", None, None, None))
+    assert decoded(Method.HTTP_CODE, codes) == HttpCode(codes=read, dropped_rows=1)
+
+
+@pytest.mark.parametrize("row", [{"http_code": ""}, {"http_code": "200"}, None], ids=str)
+def test_status_codes_of_which_no_row_can_be_read(row: object) -> None:
+    """The response has no number, and is malformed: it is not one without requests."""
+    with pytest.raises(Malformed, match=r"^`data`: no count can be read$"):
+        decoded(Method.HTTP_CODE, changed(Method.HTTP_CODE, data=[row]))
+
+
+@pytest.mark.parametrize(("data", "is_whole"), [(..., False), (None, False), ([], True)], ids=str)
+def test_status_codes_that_are_not_given(data: object, is_whole: bool) -> None:
+    """An empty list tells that there were no requests; a list that is null or absent tells nothing."""
+    assert decoded(Method.HTTP_CODE, changed(Method.HTTP_CODE, data=data)) == HttpCode(codes=(), is_whole=is_whole)
 
 
 PERCENTAGES = {
@@ -316,7 +330,7 @@ def outcome(method: Method, status: int, body: bytes) -> Response | RequestError
         response = decode(method, status, body, str)
     except (BadStatus, Refused, Malformed) as error:
         return error
-    for field in response.__dataclass_fields__:
+    for field in response.__dataclass_fields__.keys() - {"is_whole"}:
         for leaf in leaves(getattr(response, field)):
             assert leaf is None or (isinstance(leaf, str) and leaf.strip() and leaf.encode()) or is_count(leaf)
     assert status == 200

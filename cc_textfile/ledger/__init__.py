@@ -259,11 +259,11 @@ class Ledger(AbstractContextManager["Ledger"]):
         counts = sums_of((row.code, row.requests) for row in response.codes)
         if day == channel.first_code_day and recorded.baseline is None:
             recorded.baseline = {code: count_of(count) for code, count in counts.items()}
-            if response.unnamed_rows:
+            if not response.is_whole:
                 recorded.baseline[""] = None  # it stands for each code that is not named
         baseline = recorded.baseline or {}
         for code in dict.fromkeys((*counts, *recorded.codes)):
-            count = count_of(counts.get(code, None if response.unnamed_rows else 0.0))
+            count = count_of(counts.get(code, 0.0 if response.is_whole else None))
             if count is None:
                 continue  # It cannot be read: what was recorded stays.
             before = baseline.get(code, baseline.get("", 0))

@@ -102,10 +102,10 @@ class Region(Response):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpCode(Response):
-    """Requests by HTTP status, over whole days; `unnamed_rows` are those among the dropped that may be of any code."""
+    """Requests by HTTP status, over whole days; not `is_whole` where there may be others, of any status."""
 
     codes: tuple[StatusCode, ...]
-    unnamed_rows: int = 0
+    is_whole: bool = True
 
 
 Json = Mapping[str, object]
@@ -164,10 +164,12 @@ def _region(fields: Json) -> Region:
 
 
 def _http_code(fields: Json) -> HttpCode:
-    if not isinstance(fields.get("data", []), list | None):
+    data = fields.get("data")
+    if not isinstance(data, list | None):
         raise Malformed("`data` is not a list")
     codes, dropped, unnamed = _rows(fields, "data", _status_code)
-    return HttpCode(codes=codes, dropped_rows=dropped, unnamed_rows=unnamed)
+    _require(fields, not data or any(map(_has_number, codes)), "data")
+    return HttpCode(codes=codes, dropped_rows=dropped, is_whole=data is not None and not unnamed)
 
 
 DECODERS: Final[Mapping[Method, tuple[str, object, Callable[[Json], Response]]]] = {
@@ -201,7 +203,7 @@ def _reason(fields: Json, verdict: str, quote: Callable[[str], str]) -> str:
 
 def _require(fields: Json, found: object, *keys: str) -> None:
     if not found:
-        word = "missing" if fields.keys().isdisjoint(keys) else "not a count"
+        word = "missing" if fields.keys().isdisjoint(keys) else "no count can be read"
         raise Malformed(f"{' and '.join(f'`{key}`' for key in keys)}: {word}")
 
 
@@ -249,7 +251,7 @@ def _name(value: object) -> str:
 
 def _number(value: object) -> float | None:
     """Return a finite number that is not negative, else None; a number written as text is text."""
-    return value if type(value) is float and 0 <= value < math.inf else None
+    return abs(value) if type(value) is float and 0 <= value < math.inf else None  # `abs`: of -0, too
 
 
 def _percent(value: object) -> float | None:
