@@ -23,7 +23,7 @@ import durationpy
 from prometheus_client import generate_latest
 
 from cc_textfile.errors import CcTextfileError, RequestError, RequestTimeout, SettingsError, Unreachable
-from cc_textfile.ledger.file import days, try_write
+from cc_textfile.ledger.file import examine, try_write
 from cc_textfile.logs import Redactor, say
 from cc_textfile.metrics import Results, registry
 from cc_textfile.output.pushgateway import Pushgateway, without_credentials
@@ -31,7 +31,7 @@ from cc_textfile.output.textfile import UNIX_SOCKETS, Textfile
 from cc_textfile.poll import Snapshot, gauge_requests, is_refusal, poll
 from cc_textfile.portal.client import PortalClient
 from cc_textfile.portal.transport import Transport
-from cc_textfile.portal.window import PORTAL_ZONE, Window
+from cc_textfile.portal.window import Window
 from cc_textfile.remedies import user
 from cc_textfile.settings import SETTINGS, Settings, called
 from cc_textfile.workers import within
@@ -227,7 +227,7 @@ def _ledger(path: Path, settings: Settings) -> Step:
     def act() -> None:
         try_write(path, BYTES_PER_CHANNEL * len(settings.channels))
         if path.exists():
-            days(path, since=datetime.now(PORTAL_ZONE).date(), mode="rw")
+            examine(path)
 
     return _tried("ledger", act, f"user {user()} can write to {path.parent}")
 

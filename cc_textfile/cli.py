@@ -323,7 +323,7 @@ def demo(interval: float | None, folder: Path, serve: str | None, faults: tuple[
             ledger=textfile.with_name(LEDGER),
             portal_url=portal.url,
         )
-        if not textfile.with_name(LEDGER).exists():
+        if not os.path.lexists(textfile.with_name(LEDGER)):
             # A ledger that begins a day ago: the next poll catches up, and there is something to count.
             before = replace(once, settle=DAY.total_seconds())
             _run(lambda: before, reloads=False)

@@ -7,9 +7,11 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -472,6 +474,21 @@ def test_a_ledger_that_cannot_be_used(env: dict[str, str], folder: Path) -> None
     Checked(env=env, before=POWERLESS).has(
         "ledger", State.FAILED, "ledger cannot be used: Permission denied$", f"setfacl .* {ledger}$"
     )
+
+
+def test_a_ledger_that_is_damaged(env: dict[str, str], folder: Path) -> None:
+    """Each page is looked at: a poll, which reads all channels, would find it, too."""
+    ledger = folder / "ledger"
+    env |= {"CC_TEXTFILE_LEDGER": str(ledger)}
+    assert run("run", env=env).returncode == 0
+    Checked(env=env).has("ledger", State.OK, "can write to")
+    pages = bytearray(ledger.read_bytes())
+    with closing(sqlite3.connect(ledger)) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'channels'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    pages[(root - 1) * size] = 0xFF  # the type of the page
+    ledger.write_bytes(pages)
+    Checked(env=env).has("ledger", State.FAILED, f"the ledger {ledger} cannot be used: it is damaged")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from cc_textfile.demo.portal import DemoPortal
 from cc_textfile.demo.summary import table
 from cc_textfile.portal.responses import Method, decode
 from cc_textfile.portal.window import DAY, PORTAL_ZONE, Window
-from tests.conftest import PATIENCE, Program, command, environment, get, run
+from tests.conftest import PATIENCE, POWERLESS, Program, command, environment, get, needs_root, run
 
 NOW = datetime(2024, 5, 17, 3, 30, tzinfo=UTC)
 TODAY = Window(NOW, NOW).days
@@ -256,6 +256,16 @@ def test_a_taken_port_and_a_closed_folder_are_failures_in_words(tmp_path: Path, 
     done = run("demo", "--folder", str(tmp_path / "file" / "below"), env=environment())
     assert done.returncode == 1
     assert "cannot be made: Not a directory" in done.stderr
+
+
+def test_a_folder_that_is_open_for_reading_only(tmp_path: Path) -> None:
+    """What is in it cannot be found out, and nothing can be written: a failure in words."""
+    needs_root()
+    (tmp_path / "closed").mkdir(mode=0o444)
+    done = run("demo", "--folder", str(tmp_path / "closed"), env=environment(), before=POWERLESS)
+    assert done.returncode == 1
+    assert "cc_textfile.prom cannot be written: Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_today_is_counted_as_far_as_it_has_gone() -> None:

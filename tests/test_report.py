@@ -19,6 +19,7 @@ import pytest
 from cc_textfile import report
 from cc_textfile.demo.portal import CHANNELS, response
 from cc_textfile.ledger import Day, Ledger, days
+from cc_textfile.ledger.file import examine
 from cc_textfile.portal.responses import Method, Request, decode
 from cc_textfile.portal.window import DAY, Window, midnight
 from cc_textfile.settings import Settings
@@ -127,7 +128,7 @@ def test_after_a_kill_in_the_middle_of_a_commit(ledger: Path) -> None:
     done = run("report", "--ledger", str(ledger), env=environment())
     assert (done.returncode, done.stdout) == (1, "")
     assert "the next poll repairs it" in done.stderr
-    days(ledger, since=NOW.date(), mode="rw")
+    examine(ledger)
     assert run("report", "--ledger", str(ledger), env=environment()).returncode == 0
 
 

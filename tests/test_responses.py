@@ -266,7 +266,7 @@ def test_status_codes_of_which_no_row_can_be_read(row: object) -> None:
 
 
 @pytest.mark.parametrize(("data", "is_whole"), [(..., False), (None, False), ([], True)], ids=str)
-def test_status_codes_that_are_not_given(data: object, is_whole: bool) -> None:
+def test_status_codes_that_are_not_given(data: object, *, is_whole: bool) -> None:
     """An empty list tells that there were no requests; a list that is null or absent tells nothing."""
     assert decoded(Method.HTTP_CODE, changed(Method.HTTP_CODE, data=data)) == HttpCode(codes=(), is_whole=is_whole)
 

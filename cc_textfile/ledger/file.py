@@ -65,14 +65,11 @@ class Day(NamedTuple):
     closed: bool
 
 
-def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
-    """Return what is recorded of each day from `since` on, by day and channel; raises `LedgerError`.
-
-    It only reads. Mode `rw` also undoes what a poll had begun to write when it was killed.
-    """
+def days(path: Path, *, since: date) -> list[Day]:
+    """Return what is recorded of each day from `since` on, by day and channel; only reads. Raises `LedgerError`."""
     first = int(datetime.combine(since, datetime.min.time(), PORTAL_ZONE).timestamp())
     query = "SELECT day, channel, traffic, hits, misses, codes, closed FROM days WHERE day >= ? ORDER BY day, channel"
-    with explained(path), closing(_connect(path, mode, wait=READER_WAIT)) as db:
+    with explained(path), closing(_connect(path, "ro", wait=READER_WAIT)) as db:
         found = []
         db.execute("BEGIN")
         for day, name, *figures, codes, closed in db.execute(query, (first,)) if has_ledger(db, path) else ():
@@ -81,6 +78,15 @@ def days(path: Path, *, since: date, mode: str = "ro") -> list[Day]:
                 raise TypeError("a channel's name is something else")
             found.append(Day(moment(day).date(), name, traffic, hits, misses, dict(json.loads(codes)), bool(closed)))
         return found
+
+
+def examine(path: Path) -> None:
+    """Raise `LedgerError` if a poll could not read the file; undoes what a killed poll had begun to write."""
+    with explained(path), closing(_connect(path, "rw", wait=READER_WAIT)) as db:
+        db.execute("BEGIN")
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0] if has_ledger(db, path) else "ok"
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
 
 
 @contextmanager
