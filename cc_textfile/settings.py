@@ -197,12 +197,6 @@ def _textfile(path: Path) -> Path:
     return path if path.name.endswith(".prom") else _fail(f"{path} is not a .prom file; node_exporter reads no other")
 
 
-def _ledger(path: Path) -> Path:
-    if path.is_dir():
-        _fail(f"{path} is a folder; give the path of a file in it")
-    return path if path.parent.is_dir() else _fail(f"{path.parent} is not a folder; make it, or give another path")
-
-
 def _credential(name: str) -> Path | None:
     path = Path(os.environ.get("CREDENTIALS_DIRECTORY") or os.devnull, name)
     return path if os.path.lexists(path) else None
@@ -267,7 +261,7 @@ SETTINGS = (
             help="Address of a Pushgateway to push to, such as http://localhost:9091. One output is required."),
     Setting("--pushgateway-mode", "CC_TEXTFILE_PUSHGATEWAY_MODE", _one_of(["fallback", "always"]), "fallback",
             help="With both outputs: push only when the file cannot be written (fallback), or at every poll (always)."),
-    Setting("--ledger", "CC_TEXTFILE_LEDGER", _File(_ledger), show_default="no counters",
+    Setting("--ledger", "CC_TEXTFILE_LEDGER", _File(Path), show_default="no counters",
             help="File in which traffic, requests and responses are counted. It is made if it does not exist."),
     Setting("--gauges/--no-gauges", "CC_TEXTFILE_GAUGES", bool, default=True,
             help="Export the gauges of the window, or not (variable: true or false). --no-gauges needs a ledger."),

@@ -675,7 +675,8 @@ TODAY = datetime.now(PORTAL_ZONE)
         (["--job", ""], 2, "blank, or not UTF-8"),
         (["--output", "exists"], 2, "--output: exists exists, and is not overwritten; give another file"),
         (["--output", "nowhere/h.om"], 2, "--output: nowhere is not a folder that user"),
-        (["--ledger", ""], 2, "is a folder"),
+        (["--ledger", ""], 1, " is not a regular file"),
+        (["--ledger", "nowhere/l"], 1, "cannot be used: No such file or directory (as root: install -d "),
         (["--portal-url", "http://127.0.0.1:1"], 1, " requests have no response, and no file is made\n"),
     ],
 )

@@ -239,8 +239,6 @@ def test_credentials_are_read_when_nothing_else_is_set(tmp_path: Path) -> None:
         ("CC_TEXTFILE_CONCURRENCY", "1001", "'1001' is not a whole number from 1 to 1000"),
         ("CC_TEXTFILE_GAUGES", "maybe", "--gauges/--no-gauges (CC_TEXTFILE_GAUGES): 'maybe' is not true or false"),
         ("CC_TEXTFILE_GAUGES", "false", "there is nothing to export; give --ledger (CC_TEXTFILE_LEDGER) as well"),
-        ("CC_TEXTFILE_LEDGER", "/proc/self", "/proc/self is a folder; give the path of a file in it"),
-        ("CC_TEXTFILE_LEDGER", "/nowhere/l", "/nowhere is not a folder; make it, or give another path"),
         ("CC_TEXTFILE_PATH", "/x/y.txt", "--textfile (CC_TEXTFILE_PATH): /x/y.txt is not a .prom file"),
         ("CC_TEXTFILE_METHODS", "isp,host", "'isp,host' is not one or more of hit_rate, isp, region, http_code"),
         ("CC_TEXTFILE_METHODS", ",", "',' is not one or more of"),
