@@ -61,6 +61,12 @@ def echo(peer: Peer) -> None:
 # --- Whose bytes a response is ---------------------------------------------------------------------------------------
 
 
+def test_line_breaks_before_a_response_are_read_past() -> None:
+    """Some servers end a body with one, and it may come later than the body."""
+    with Server(sending(b"\r\n\n" + response(b"fine"))) as server:
+        assert get(server.url).body == b"fine"
+
+
 @pytest.mark.parametrize("status", [100, 102, 103, 199])
 def test_interim_responses_are_read_past(status: int) -> None:
     """The response is the final one (RFC 9110, 15.2), and the connection serves the next request."""
@@ -540,7 +546,9 @@ def test_the_proxies_of_the_environment_are_used(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("https_proxy", with_password)
         assert get(plain.url).status == 200
         assert trace == [f"GET {plain.url}/ HTTP/1.1 Basic bWU6cEBzcw=="]
-        transport = Transport(encrypted.url, Redactor(), ca_file=bundle)
+        redactor = Redactor()
+        transport = Transport(encrypted.url, redactor, ca_file=bundle)
+        assert redactor.quote("me is not p@ss, p%40ss or bWU6cEBzcw==") == "me is not ***, *** or ***"
         for path in ("/1", "/2"):
             url = encrypted.url + path
             assert transport.exchange("GET", url, whole, timeout=PATIENCE).body == path.encode()
