@@ -332,6 +332,10 @@ def test_what_a_day_held_when_the_channel_was_new_is_not_counted(path: Path, cdn
         "DELETE FROM ledger",
         "INSERT INTO closed VALUES ('1001', 'isp', 1, 'x', '[[]]')",
         "INSERT INTO closed VALUES ('1001', 'isp', 1, 1, '[1]')",
+        """INSERT INTO closed VALUES ('1001', 'isp', 1, 1, '[[["x", "1", 1, 1]]]')""",
+        """UPDATE days SET codes = '{"200": "1"}'""",
+        """UPDATE days SET baseline = '{"200": "1"}'""",
+        "UPDATE days SET seconds = 'x'",
         """PRAGMA writable_schema = ON;
         UPDATE sqlite_schema SET sql = replace(sql, 'figures', 'figur' || CAST(x'e5' AS TEXT) || 's')""",
     ],
@@ -346,6 +350,15 @@ def test_bits_that_have_changed_where_sqlite_does_not_notice(path: Path, cdn: Cd
     with pytest.raises(LedgerError, match="it is damaged"):
         poll(cdn, ledger(path))
     assert path.read_bytes() == content
+
+
+def test_a_bug_is_not_taken_for_damage(path: Path, cdn: Cdn) -> None:
+    """It is raised as it is: the advice for a damaged file would cost the counters."""
+    with ledger(path, methods=[HTTP_CODE]) as kept:
+        (request,) = kept.plan(cdn.now)
+        wrong = StatusCode("200", "many", 1.0, 1.0)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            kept.record({request: HttpCode(codes=(wrong,))}, cdn.now)
 
 
 @pytest.mark.usefixtures("no_working_directory")

@@ -17,7 +17,6 @@ A day is closed method by method, so that a method that fails holds up no other.
 to be requested; of each channel and method a poll requests the oldest day only.
 """
 
-import json
 import logging
 import math
 import os
@@ -26,10 +25,9 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from pathlib import Path
 
-from cc_textfile.ledger.file import Day, create, days, explained, has_ledger, moment, number, opened_for_poll
+from cc_textfile.ledger.file import Day, create, days, decoding, explained, has_ledger, moment, opened_for_poll, whole
 from cc_textfile.ledger.values import (
     DAY,
-    FIGURES,
     STEP,
     Channel,
     ChannelTotals,
@@ -41,12 +39,13 @@ from cc_textfile.ledger.values import (
     Stretch,
     Totals,
     as_json,
+    channel_of,
+    closed_day_of,
     count_of,
-    counters_of,
+    day_of,
     figures_of,
     midnight_of,
     replace_figure,
-    shares_of,
     sums_of,
     window_of,
 )
@@ -149,7 +148,10 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._db = self._cleanup.enter_context(opened_for_poll(self._path))
         self._is_new = not has_ledger(self._db, self._path)
         if not self._is_new:
-            self._created, self._clock_ahead = self._db.execute("SELECT created, clock_ahead FROM ledger").fetchone()
+            with decoding():
+                row = self._db.execute("SELECT created, clock_ahead FROM ledger").fetchone()
+                self._created, self._clock_ahead = map(whole, row)
+                moment(self._created)
             return
         self._created = int(now.timestamp())
         if not existed:
@@ -157,12 +159,9 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def _load(self) -> None:
         names = frozenset(self._names)
-        for name, *times, figures, codes in self._db.execute("SELECT * FROM channels"):
+        for name, *row in self._db.execute("SELECT * FROM channels"):
             if name in names:
-                self._channels[name] = Channel(*times, *map(counters_of, (figures, codes)))
-                # SQLite does not notice a bit that has changed in a name or in the type of a value.
-                if tuple(self._channels[name].figures) != FIGURES or not all(isinstance(time, int) for time in times):
-                    raise ValueError("a figure of a channel is missing")
+                self._channels[name] = channel_of(*row)
 
     def _plan_stretches(self, time: float) -> None:
         latest, limit = self._latest_settled(time), self._limit(time)
@@ -175,6 +174,7 @@ class Ledger(AbstractContextManager["Ledger"]):
             codes = self._code_requests.get(name)  # the position follows what is asked
             self._stretches[name] = Stretch(start, end, requests or ((codes,) if codes else ()))
 
+    @decoding()
     def _plan_closes(self, time: float) -> None:
         oldest: dict[tuple[str, str], int] = {}
         for day, name, method in self._db.execute("SELECT day, channel, method FROM closes ORDER BY day"):
@@ -299,11 +299,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         if (day, name) not in self._days:
             query = "SELECT seconds, traffic, hits, misses, codes, baseline FROM days WHERE (day, channel) = (?, ?)"
             row = None if self._is_new else self._db.execute(query, (day, name)).fetchone()
-            self._days[day, name] = DayRecord()
-            if row:
-                seconds, *figures, codes, baseline = row
-                by_name = dict(zip(FIGURES, figures, strict=True))
-                self._days[day, name] = DayRecord(seconds, by_name, json.loads(codes), json.loads(baseline))
+            self._days[day, name] = day_of(*row) if row else DayRecord()
         return self._days[day, name]
 
     def _write_days(self, finished: list[tuple[int, str, Method]], closed: list[tuple[Close, Response]]) -> None:
@@ -391,6 +387,5 @@ class Ledger(AbstractContextManager["Ledger"]):
         found = {}
         for name, day, traffic, isp, region in self._db.execute(query):
             if name in self._channels:
-                (isps,), (provinces, countries) = shares_of(isp or "[[]]"), shares_of(region or "[[], []]")
-                found[name] = ClosedDay(moment(day + DAY), number(traffic), isps, provinces, countries)
+                found[name] = closed_day_of(day, traffic, isp, region)
         return found

@@ -25,8 +25,6 @@ READER_WAIT = 5.0
 
 _FOREIGN = "it is not a ledger of cc-textfile. It was left as it is. Give --ledger the path of another file"
 _DAMAGED = "It was left as it is. Put a backup in its place, or move it away to begin a new one, with all counters at 0"
-_MISREAD = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
-"""What Python raises at values that were damaged without SQLite's notice."""
 
 _UNFINISHED = "a backfill into it is not finished. Run `cc-textfile backfill` again, or delete it to begin with a poll"
 
@@ -73,10 +71,10 @@ def days(path: Path, *, since: date) -> list[Day]:
         found = []
         db.execute("BEGIN")
         for day, name, *figures, codes, closed in db.execute(query, (first,)) if has_ledger(db, path) else ():
-            traffic, hits, misses = map(number, figures)
-            if not isinstance(name, str):
-                raise TypeError("a channel's name is something else")
-            found.append(Day(moment(day).date(), name, traffic, hits, misses, dict(json.loads(codes)), bool(closed)))
+            with decoding():
+                traffic, hits, misses = map(number, figures)
+                counts = {code: whole(count) for code, count in json.loads(codes).items()}
+                found.append(Day(moment(day).date(), text(name), traffic, hits, misses, counts, bool(closed)))
         return found
 
 
@@ -164,7 +162,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what SQLite finds wrong with the file into a `LedgerError` that says what to do."""
     try:
         yield
-    except (*_MISREAD, sqlite3.DatabaseError) as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter where damage is in SQLite's own message
         match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
             case sqlite3.SQLITE_BUSY:
                 fault = f"another process has locked it (`fuser -v {path}` names it). Only one poller can use a ledger"
@@ -185,10 +183,31 @@ def explained(path: Path) -> Iterator[None]:
         raise LedgerError(f"the ledger {path} cannot be used: {error.strerror}") from error
 
 
-def number(value: object) -> int | None:
-    """Return a number of the ledger, or None where it has none; raises `TypeError` where damage left something else."""
-    if not isinstance(value, int | None):
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Take what cannot be made of a row for damage: SQLite does not notice a bit that has changed in a value."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+        raise sqlite3.DatabaseError(str(error)) from error
+
+
+def whole(value: object) -> int:
+    """Return a number of the ledger; raises `TypeError` where damage left something else."""
+    if not isinstance(value, int):
         raise TypeError("a number is something else")
+    return value
+
+
+def number(value: object) -> int | None:
+    """Return a number of the ledger, or None where it has none."""
+    return None if value is None else whole(value)
+
+
+def text(value: object) -> str:
+    """Return a name of the ledger; raises `TypeError` where damage left something else."""
+    if not isinstance(value, str):
+        raise TypeError("a name is something else")
     return value
 
 

@@ -8,7 +8,6 @@ What was answered is found again by channel, method and window. So a backfill th
 `first`, `step` or list of channels, requests only what it does not have yet, and uses only what it wants.
 """
 
-import json
 import math
 import os
 import sqlite3
@@ -19,8 +18,28 @@ from pathlib import Path
 from typing import Self
 
 from cc_textfile.errors import LedgerError
-from cc_textfile.ledger.file import APPLICATION_ID, create, explained, has_ledger, opened_for_poll
-from cc_textfile.ledger.values import DAY, FIGURES, STEP, as_json, count_of, figures_of, midnight_of, sums_of, window_of
+from cc_textfile.ledger.file import (
+    APPLICATION_ID,
+    create,
+    decoding,
+    explained,
+    has_ledger,
+    opened_for_poll,
+    text,
+    whole,
+)
+from cc_textfile.ledger.values import (
+    DAY,
+    FIGURES,
+    STEP,
+    as_json,
+    count_of,
+    counts_of,
+    figures_of,
+    midnight_of,
+    sums_of,
+    window_of,
+)
 from cc_textfile.portal.responses import HttpCode, Method, Request, Response
 from cc_textfile.settings import Settings
 
@@ -80,7 +99,9 @@ class Past:
                 "the first poll. Give --ledger the path of a new file"
             )
         if self._path.stat().st_size:
-            began, end, output = self._db.execute("SELECT * FROM backfill").fetchone()
+            with decoding():
+                row = self._db.execute("SELECT * FROM backfill").fetchone()
+                (began, end), output = map(whole, row[:2]), text(row[2])
             now, latest = min(began, now), end if latest - DAY < end <= latest else latest
             self._db.execute("UPDATE backfill SET began = ?, end = ?", (now, latest))
             return now, latest, output
@@ -127,13 +148,12 @@ class Past:
                 self._commit()
         return [request for request, figures in found.items() if figures is None]
 
-    def series(self, channel: str, method: Method) -> Iterator[tuple[int, Figures]]:
+    def series(self, channel: str, method: Method) -> list[tuple[int, Figures]]:
         """Return the end of each period of a method, and its figures, in order of time."""
         query = "SELECT start, end, figures FROM past WHERE (channel, method) = (?, ?)"
-        with explained(self._path):
+        with explained(self._path), decoding():
             known = {(start, end): figures for start, end, figures in self._db.execute(query, (channel, method))}
-            for period in self._wanted(method):
-                yield period[1], json.loads(known[period])
+            return [(period[1], counts_of(known[period])) for period in self._wanted(method)]
 
     def seconds(self) -> Iterator[tuple[int, Figures]]:
         """Return the end and the length of each step."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cc_textfile.ledger.file import moment
+from cc_textfile.ledger.file import decoding, moment, number, whole
 from cc_textfile.portal import window
 from cc_textfile.portal.responses import HitRate, Isp, Method, Request, Response, Share
 from cc_textfile.portal.window import Window
@@ -185,14 +185,52 @@ def sums_of(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float | None
 as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=Counter.pair).encode
 
 
-def counters_of(text: str) -> dict[str, Counter]:
-    """Read what `as_json` wrote of counters."""
-    return {sys.intern(name): Counter(*pair) for name, pair in json.loads(text).items()}
+def channel_of(*row: Any) -> Channel:
+    """Return the channel of a row of `channels` without its name."""
+    with decoding():
+        *times, figures, codes = row
+        channel = Channel(*times, *map(_counters, (figures, codes)))
+        moment(max(map(whole, times)))  # each is a number, and none is beyond all times
+        if tuple(channel.figures) != FIGURES:
+            raise ValueError("a figure of a channel is missing")
+        return channel
 
 
-def shares_of(text: str) -> list[tuple[Share, ...]]:
-    """Read what `as_json` wrote of breakdowns."""
-    return [tuple(Share(sys.intern(name), *numbers) for name, *numbers in rows) for rows in json.loads(text)]
+def day_of(*row: Any) -> DayRecord:
+    """Return what is recorded of a day, from a row of `days` without its key and `closed`."""
+    with decoding():
+        seconds, *figures, codes, baseline = row
+        by_name = dict(zip(FIGURES, map(number, figures), strict=True))
+        before = json.loads(baseline)
+        known = None if before is None else {code: number(count) for code, count in before.items()}
+        return DayRecord(whole(seconds), by_name, counts_of(codes), known)
+
+
+def closed_day_of(day: int, traffic: object, isp: str | None, region: str | None) -> ClosedDay:
+    """Return the day of two rows of `closed`, of traffic and breakdowns; one that is missing is None."""
+    with decoding():
+        (isps,), (provinces, countries) = _shares(isp or "[[]]"), _shares(region or "[[], []]")
+        return ClosedDay(moment(day + DAY), number(traffic), isps, provinces, countries)
+
+
+def counts_of(written: str) -> dict[str, int]:
+    """Return the counts that `as_json` wrote."""
+    return {name: whole(count) for name, count in json.loads(written).items()}
+
+
+def _counters(written: str) -> dict[str, Counter]:
+    found = json.loads(written).items()
+    return {sys.intern(name): Counter(whole(total), number(shown)) for name, (total, shown) in found}
+
+
+def _shares(written: str) -> list[tuple[Share, ...]]:
+    return [tuple(_share(*row) for row in rows) for rows in json.loads(written)]
+
+
+def _share(name: str, *numbers: float | None) -> Share:
+    if not all(isinstance(value, float | int | None) for value in numbers):
+        raise TypeError("a number is something else")
+    return Share(sys.intern(name), *numbers)
 
 
 def midnight_of(time: float) -> int:
