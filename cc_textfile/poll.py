@@ -119,13 +119,13 @@ def poll(
         raise run.bugs[0]
     account_refused = run.refused()
     # Copies: a thread that ends later changes nothing any more.
-    good, bad = dict(run.responses), dict(run.failures)
+    begun, good, bad = dict(run.begun), dict(run.responses), dict(run.failures)
     if account_refused:  # all refusals, those by a status too, get the reason of the alert
         bad = {request: Refused(str(error)) if is_refusal(error) else error for request, error in bad.items()}
     # An optional request that was cut short shows only that there was no time, if the portal answers others, and if it
     # did not have the larger part of the time.
     half = began + deadline / 2
-    cut_short = {request for request, time in run.begun.items() if not good or time < half}
+    cut_short = {request for request, time in begun.items() if not good or time < half}
     missing = {*requests, *cut_short} - good.keys() - bad.keys()
     reason = partial(Refused, NOT_MADE) if account_refused else partial(RequestTimeout, DEADLINE_PASSED)
     bad |= {request: reason() for request in wanted if request in missing}
