@@ -287,6 +287,15 @@ def test_an_optional_request_that_had_most_of_the_time_is_a_failure() -> None:
     assert not snapshot.left
 
 
+def test_no_response_is_good_where_more_came_than_were_requested() -> None:
+    """Nobody knows which of them is whose, so none is exported."""
+    wanted = requests(1)
+    snapshot = poll(lambda *_: GOOD, wanted, concurrency=4, deadline=PATIENCE, now=NOW, close=lambda: True)
+    assert snapshot.responses == {}
+    assert [*snapshot.failures] == wanted
+    assert reasons(snapshot) == {"malformed": 4}
+
+
 def test_an_optional_request_that_fails_is_a_failure() -> None:
     """The portal refused it, or cannot be reached: that is no lack of time."""
     optional = requests(2)[4:]
@@ -312,6 +321,7 @@ def test_nothing_to_request_is_no_failure() -> None:
     """An account whose ledger is settled has nothing to do."""
     snapshot = run(refusing(lambda _: True), ())
     assert (snapshot.success, snapshot.account_refused, snapshot.requests) == (True, False, ())
+    assert (snapshot.ended, snapshot.seconds) == (NOW, 0)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
