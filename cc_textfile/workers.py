@@ -9,6 +9,9 @@ from typing import TypeVar
 from cc_textfile.errors import CcTextfileError, RequestTimeout
 from cc_textfile.signals import NO_THREAD
 
+GRACE_SECONDS = 0.5
+"""What has a timeout of its own ends by that, and tells more than that it did not end."""
+
 T = TypeVar("T")
 
 
@@ -39,7 +42,7 @@ class Workers:
 
 
 def within(seconds: float, act: Callable[[], T]) -> T:
-    """Return what `act` returns; raises `RequestTimeout` when that takes more than so many seconds."""
+    """Return what `act` returns; raises `RequestTimeout` if it takes so many seconds and half a second more."""
     outcome: list[Future[T]] = [Future()]
 
     def work() -> None:
@@ -48,7 +51,7 @@ def within(seconds: float, act: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 # raised again in the thread that waits
             outcome[0].set_exception(error)
 
-    if not Workers(work).wait(seconds):
+    if not Workers(work).wait(seconds + GRACE_SECONDS):
         raise RequestTimeout(f"no result within {seconds:.3g} s")
     # `pop`: else it and the traceback of its exception keep each other, and what was sent, in memory.
     return outcome.pop().result()

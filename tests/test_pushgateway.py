@@ -211,6 +211,5 @@ def test_a_slow_pushgateway_is_bounded_by_the_timeout(tmp_path: Path, portal: De
         env = account(portal, CC_TEXTFILE_PATH=str(tmp_path / "a.prom"), PUSHGATEWAY=url)
         done = run("run", "--timeout", "1s", "--pushgateway-mode", "always", env=env)
     assert done.returncode == 0
-    assert "error: the Pushgateway cannot be used: no " in done.stderr
-    assert " within 1 s\n" in done.stderr
+    assert f"error: the Pushgateway cannot be used: no complete response from {url} within 1 s\n" in done.stderr
     assert (tmp_path / "a.prom").exists()
