@@ -81,11 +81,10 @@ def _text(value: str | Path) -> str:
 def _duration(low: str, high: str) -> Callable[[str], float]:
     def duration(value: str) -> float:
         # durationpy also knows days, months and years, which Go does not: there, `5mm` is five months.
-        known = re.fullmatch(r"\+?(0|([0-9.]+(ns|us|µs|μs|ms|s|m|h))+)", value.strip())
-        with suppress(ValueError, OverflowError):
-            read = durationpy.from_str(value.strip() if known else "")
-            if durationpy.from_str(low) <= read <= durationpy.from_str(high):
-                return float(read.total_seconds())
+        if re.fullmatch(r"\+?(0|([0-9.]+(ns|us|µs|μs|ms|s|m|h))+)", text := value.strip()):
+            with suppress(ValueError, OverflowError):
+                if durationpy.from_str(low) <= (read := durationpy.from_str(text)) <= durationpy.from_str(high):
+                    return float(read.total_seconds())
         _fail(f"{value!r} is not a duration from {low} to {high} with its unit, such as 90s, 5m or 1h30m")
 
     return duration

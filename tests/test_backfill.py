@@ -702,7 +702,6 @@ def test_what_is_wrong_is_said_and_nothing_is_left(folder: Path, words: list[str
     assert [path.name for path in folder.iterdir()] == ["exists"]
 
 
-@pytest.mark.slow
 def test_labels_and_ledger_have_to_be_given(portal: DemoPortal) -> None:
     """`job` and `instance` are those of the live series, which only the operator knows; an output is not needed."""
     first = f"{TODAY - DAY:%Y-%m-%d}"

@@ -418,8 +418,12 @@ def test_a_file_whose_place_cannot_be_taken(env: dict[str, str], folder: Path) -
     (folder / "a.prom").touch()
     for place in (folder, folder / "a.prom"):
         os.chown(place, 1, 1)
+    stranger = ("unshare", "--user", "--map-user=4000000")
+    folder.chmod(0o777)
+    Checked(env=env, before=stranger).has("textfile writable", State.OK, "^user 4000000 can write to ")
     folder.chmod(0o1777)
-    checked = Checked(env=env, before=("unshare", "--user", "--map-user=4000000"))
+    Checked(env=env).has("textfile writable", State.OK, "^user root can write to ")
+    checked = Checked(env=env, before=stranger)
     checked.has("textfile writable", State.FAILED, "a.prom cannot be written: Operation not permitted", "^remove what")
 
 

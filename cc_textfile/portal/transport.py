@@ -67,7 +67,7 @@ class _Exchange(threading.local):
     """
 
     end = 0.0
-    bytes_left = 0
+    bytes_left: int
     patience = 0.0
     strayed = False
 
