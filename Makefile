@@ -139,5 +139,5 @@ dist: .venv/development ## build what PyPI takes: sdist and wheel
 	$(BIN)/twine check --strict dist/cc_textfile-*
 
 .PHONY: bench
-bench: .venv/development ## measure speed and memory beside their floors (takes four minutes; wants an idle machine)
+bench: .venv/development ## measure speed and memory beside their floors (takes eight minutes; wants an idle machine)
 	$(BIN)/python -m benchmarks

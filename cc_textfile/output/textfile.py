@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric, write_to_textfile
+from prometheus_client.openmetrics.exposition import UNDERSCORES
 
 from cc_textfile.errors import OutputError
 from cc_textfile.remedies import os_errors_as
@@ -66,7 +67,8 @@ def _write(registry: CollectorRegistry, content: Path) -> None:
     part = content.with_name("family")
     with content.open("wb") as file:
         for family in registry.collect():
-            write_to_textfile(str(part), _Family(family))
+            # The quickest way to escape names; ours have nothing to escape.
+            write_to_textfile(str(part), _Family(family), UNDERSCORES)
             file.write(part.read_bytes())
 
 
