@@ -321,7 +321,7 @@ def test_nothing_to_request_is_no_failure() -> None:
     """An account whose ledger is settled has nothing to do."""
     snapshot = run(refusing(lambda _: True), ())
     assert (snapshot.success, snapshot.account_refused, snapshot.requests) == (True, False, ())
-    assert (snapshot.ended, snapshot.seconds) == (NOW, 0)
+    assert (snapshot.ended, snapshot.seconds, snapshot.left) == (NOW, 0, 0)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

@@ -46,6 +46,19 @@ def test_everybody_may_read_the_file(folder_mode: int, umask: int, tmp_path: Pat
     assert [file.name for file in folder.iterdir()] == ["a.prom"]
 
 
+def test_root_may_replace_the_file_of_another_user_in_a_folder_with_the_sticky_bit(tmp_path: Path) -> None:
+    """The bit keeps users from each other's files, as in /tmp, and root from none."""
+    needs_root()
+    path = tmp_path / "a.prom"
+    path.touch()
+    for place in (tmp_path, path):
+        os.chown(place, NOBODY, NOBODY)
+    tmp_path.chmod(0o1777)
+    Textfile(path).try_write(1)
+    Textfile(path).deliver(generation(1))
+    assert path.stat().st_uid == 0
+
+
 def test_the_longest_name(tmp_path: Path) -> None:
     """A file system allows 255 bytes, and the temporary folder's name is 22 longer than the file's."""
     Textfile(tmp_path / ("x" * 228 + ".prom")).deliver(generation(1))
