@@ -21,7 +21,7 @@ from cc_textfile.demo.portal import CHANNELS, response
 from cc_textfile.ledger import Day, Ledger, days
 from cc_textfile.ledger.file import examine
 from cc_textfile.portal.responses import Method, Request, decode
-from cc_textfile.portal.window import DAY, Window, midnight
+from cc_textfile.portal.window import DAY, PORTAL_ZONE, Window
 from cc_textfile.settings import Settings
 from tests.conftest import PATIENCE, command, environment, run
 
@@ -83,7 +83,7 @@ def test_json_has_the_figures_of_each_day_and_channel(ledger: Path) -> None:
 
 def test_csv_has_a_column_for_each_status_code(ledger: Path) -> None:
     """A row for each day and channel, with the numbers as they are."""
-    done = run("report", "--ledger", str(ledger), "--format", "csv", "--days", "2", env=environment())
+    done = run("report", "--ledger", str(ledger), "--format", "csv", "--days", "3", env=environment())
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     days = json.loads(run("report", "--ledger", str(ledger), "--format", "json", env=environment()).stdout)
     assert len(rows) == 6
@@ -107,10 +107,13 @@ def test_a_table_has_units_totals_and_a_mark_for_open_days(ledger: Path) -> None
 
 
 def test_it_can_be_narrowed_to_days_and_a_channel(ledger: Path) -> None:
-    """`--days 1` is today; days and channels without a record are said in words."""
-    arguments = ("report", "--ledger", str(ledger), "--days", "1", "--channel", CHANNELS[1])
-    days = json.loads(run(*arguments, "--format", "json", env=environment()).stdout)
-    assert [(day["day"], day["channel"]) for day in days] == [(f"{midnight(NOW):%Y-%m-%d}", CHANNELS[1])]
+    """One day is today; days and channels without a record are said in words."""
+    now = NOW.astimezone(PORTAL_ZONE)
+    days = json.loads(report.render(ledger, "json", days=1, channel=CHANNELS[1], now=now, width=None))
+    assert [(day["day"], day["channel"]) for day in days] == [(f"{now:%Y-%m-%d}", CHANNELS[1])]
+    shown = run("report", "--ledger", str(ledger), "--days", "1", env=environment())
+    assert shown.returncode == 0
+    assert f"{YESTERDAY.start:%Y-%m-%d}" not in shown.stdout
     done = run("report", "--channel", "nobody", env=environment(CC_TEXTFILE_LEDGER=str(ledger)))
     assert (done.returncode, done.stdout) == (0, "nothing is recorded for these days\n")
 
